@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV := .venv/bin
+LOCK = $(VENV)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev data train test lint format bench screenshots lock tensorboard rename clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup:  ## create .venv and install what training needs (skipped when the lock is unchanged)
+	@$(PYTHON) scripts/setup.py requirements.lock
+
+setup-dev:  ## the same, with the tools for tests and linting
+	@$(PYTHON) scripts/setup.py requirements-dev.lock
+
+data: setup  ## download and verify Fashion-MNIST
+	@$(VENV)/python scripts/get_data.py $(ARGS)
+
+train: setup  ## train the default experiment; overrides: make train ARGS="model=mlp trainer.max_epochs=3"
+	$(VENV)/python train.py $(ARGS)
+
+test: setup-dev  ## run all tests
+	$(VENV)/python -m pytest $(ARGS)
+
+lint: setup-dev  ## check style and types
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+format: setup-dev  ## rewrite the code in the project's style
+	$(VENV)/ruff format .
+	$(VENV)/ruff check --fix .
+
+lock: setup  ## resolve pyproject.toml into the hash-pinned locks (add ARGS=--upgrade for newer versions)
+	$(LOCK) $(ARGS) --output-file requirements.lock
+	$(LOCK) $(ARGS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+tensorboard: setup  ## show all runs in TensorBoard
+	$(VENV)/tensorboard --logdir outputs --samples_per_plugin images=100 $(ARGS)
+
+rename: setup  ## make it yours: make rename NAME=my_project
+	@$(VENV)/python scripts/rename.py "$(NAME)"
+
+clean:  ## delete outputs and caches (keeps .venv and data)
+	rm -rf outputs .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Train an image classifier, see where it goes wrong, compare runs, sweep."""

@@ -1,0 +1,117 @@
+"""Checks of the composed configuration, made before torch is imported: one line says what to type instead."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from image_classifier.errors import UserError
+
+
+class Check(NamedTuple):
+    """What a setting must be."""
+
+    accepts: Callable[[Any], bool]
+    expected: str  # in words
+    example: Any
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return is_whole(value) or isinstance(value, float)
+
+
+def whole(minimum: int, example: int) -> Check:
+    return Check(lambda value: is_whole(value) and value >= minimum, f"a whole number of at least {minimum}", example)
+
+
+def at_least(minimum: float, example: float) -> Check:
+    return Check(lambda value: is_number(value) and value >= minimum, f"a number of at least {minimum:g}", example)
+
+
+def fraction(example: float) -> Check:
+    return Check(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1", example)
+
+
+def limit() -> Check:
+    return Check(
+        lambda value: (is_whole(value) and value >= 0) or (is_number(value) and 0 <= value <= 1),
+        "a number of batches, or a fraction from 0.0 to 1.0",
+        0.1,
+    )
+
+
+def one_of(*choices: str) -> Check:
+    return Check(lambda value: value in choices, f"one of {', '.join(choices)}", choices[0])
+
+
+def some_of(*choices: str) -> Check:
+    return Check(
+        lambda value: OmegaConf.is_list(value) and all(item in choices for item in value),
+        f"a list of any of {', '.join(choices)}",
+        f"[{choices[0]}]",
+    )
+
+
+def switch() -> Check:
+    return Check(lambda value: isinstance(value, bool), "true or false", "true")
+
+
+CHECKS: dict[str, Check] = {
+    "seed": Check(lambda value: is_whole(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295", 1),
+    "train": switch(),
+    "test": switch(),
+    "monitor.metric": Check(lambda value: isinstance(value, str), "the key of a metric", "val/acc"),
+    "monitor.mode": one_of("max", "min"),
+    "data.batch_size": whole(1, 128),
+    "data.eval_batch_size": whole(1, 1000),
+    "data.num_classes": whole(2, 10),
+    "data.num_samples": whole(5, 2000),
+    "data.image_size": whole(1, 28),
+    "data.channels": whole(1, 1),
+    "data.num_workers": whole(0, 2),
+    "data.imbalance": at_least(1, 10),
+    "data.val_size": Check(
+        lambda value: (is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1),
+        "a number of images of at least 1, or a fraction between 0.0 and 1.0",
+        0.1,
+    ),
+    "data.augmentation.flip": fraction(0.5),
+    "data.augmentation.shift": whole(0, 2),
+    "data.augmentation.erase": fraction(0.25),
+    "data.augmentation.erase_size": whole(1, 8),
+    "model.optimizer.lr": Check(lambda value: is_number(value) and value > 0, "a number above 0", 0.001),
+    "model.optimizer.weight_decay": at_least(0, 0.01),
+    "model.label_smoothing": fraction(0.1),
+    "model.compile": switch(),
+    "model.channels_last": switch(),
+    "model.test_time_flip": switch(),
+    "confusion_matrix.forms": some_of("image", "scalar"),
+    "confusion_matrix.stages": some_of("val", "test"),
+    "confusion_matrix.normalize": one_of("none", "true", "pred", "all"),
+    "confusion_matrix.every_n_epochs": whole(1, 5),
+    "trainer.max_epochs": whole(1, 10),
+    "trainer.log_every_n_steps": whole(1, 50),
+    "trainer.limit_train_batches": limit(),
+    "trainer.limit_val_batches": limit(),
+    "trainer.limit_test_batches": limit(),
+}
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Check those settings that are there; which ones are depends on the chosen groups.
+
+    Raises:
+        UserError: A setting has a wrong type or is out of range.
+    """
+    for key, check in CHECKS.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not check.accepts(value):
+            raise UserError(
+                f"expected {key} to be {check.expected} but found {value!r}; for example {key}={check.example}"
+            )
+    if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
+        raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")

@@ -1,0 +1,165 @@
+"""Pure functions on a K x K count matrix: normalise, per-class figures, most confused pairs, keys, CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Normalization = Literal["none", "true", "pred", "all"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("none", "true", "pred", "all")
+
+
+class ClassMetrics(NamedTuple):
+    """Per-class figures, each (K,) float64; 0 where there is nothing to divide by."""
+
+    precision: Tensor
+    recall: Tensor
+    f1: Tensor
+    support: Tensor  # (K,) int64, true samples of each class
+
+
+class Confusion(NamedTuple):
+    """Samples of one class that were taken for another."""
+
+    true: str
+    predicted: str
+    count: int
+    share: float  # of the true class's samples
+
+
+def normalize(counts: Tensor, mode: Normalization = "none") -> Tensor:
+    """Turn counts into shares.
+
+    Args:
+        counts: (K, K) integer, rows true, columns predicted.
+        mode: "true" divides by the row sum, "pred" by the column sum, "all" by the total; "none" leaves counts.
+
+    Returns:
+        (K, K), int64 for "none", float64 from 0 to 1 otherwise; an empty row or column stays 0.
+
+    Raises:
+        ValueError: Unknown mode.
+    """
+    if mode == "none":
+        return counts
+    if mode not in NORMALIZATIONS:
+        raise ValueError(f"Expected `mode` to be one of {NORMALIZATIONS} but got {mode!r}")
+    sums = {
+        "true": lambda: counts.sum(1, keepdim=True),
+        "pred": lambda: counts.sum(0, keepdim=True),
+        "all": lambda: counts.sum().view(1, 1),
+    }[mode]()
+    return counts.double() / sums.clamp(min=1)
+
+
+def class_metrics(counts: Tensor) -> ClassMetrics:
+    """Precision, recall, F1 and support of each class from (K, K) counts."""
+    correct = counts.diagonal().double()
+    true, predicted = counts.sum(1), counts.sum(0)
+    return ClassMetrics(
+        precision=correct / predicted.clamp(min=1),
+        recall=correct / true.clamp(min=1),
+        f1=2 * correct / (true + predicted).clamp(min=1),
+        support=true,
+    )
+
+
+def overall_metrics(counts: Tensor) -> dict[str, float]:
+    """Accuracy, balanced accuracy, macro and weighted F1 from (K, K) counts.
+
+    Classes without samples do not enter the balanced accuracy (as in scikit-learn), and those that were
+    neither present nor predicted do not enter the macro F1.
+    """
+    metrics = class_metrics(counts)
+    present = metrics.support > 0
+    appearing = present | (counts.sum(0) > 0)
+    total = max(int(counts.sum()), 1)
+    if not present.any():
+        return dict.fromkeys(("accuracy", "balanced_acc", "macro_f1", "weighted_f1"), 0.0)
+    return {
+        "accuracy": float(counts.diagonal().sum() / total),
+        "balanced_acc": float(metrics.recall[present].mean()),
+        "macro_f1": float(metrics.f1[appearing].mean()),
+        "weighted_f1": float((metrics.f1 * metrics.support).sum() / total),
+    }
+
+
+def most_confused(counts: Tensor, class_names: Sequence[str], limit: int = 10) -> list[Confusion]:
+    """The most frequent off-diagonal pairs, most frequent first (ties in reading order), without empty ones."""
+    errors = counts.clone()
+    errors.fill_diagonal_(0)
+    flat = errors.flatten()
+    best = flat.argsort(descending=True, stable=True)[:limit].tolist()
+    support = counts.sum(1)
+    return [
+        Confusion(class_names[i // len(counts)], class_names[i % len(counts)], int(flat[i]), share)
+        for i in best
+        if flat[i] > 0 and (share := float(flat[i] / support[i // len(counts)])) is not None
+    ]
+
+
+def slug(class_name: str) -> str:
+    """A class name fit for a metric key: every character outside `[A-Za-z0-9_.-]` becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", class_name)
+
+
+def cell_scalars(matrix: Tensor, class_names: Sequence[str], prefix: str) -> dict[str, float]:
+    """One scalar per cell, keyed `<prefix>/<true>/<predicted>`; for two classes tp, tn, fp, fn of class 1."""
+    values = matrix.tolist()
+    if len(class_names) == 2:
+        (tn, fp), (fn, tp) = values
+        return {f"{prefix}/{name}": value for name, value in (("tp", tp), ("tn", tn), ("fp", fp), ("fn", fn))}
+    slugs = unique_slugs(class_names)
+    return {
+        f"{prefix}/{true}/{predicted}": values[row][column]
+        for row, true in enumerate(slugs)
+        for column, predicted in enumerate(slugs)
+    }
+
+
+def per_class_scalars(counts: Tensor, class_names: Sequence[str], stage: str) -> dict[str, float]:
+    """Precision, recall and F1 keyed `per_class/<stage>/<figure>/<class>`."""
+    metrics = class_metrics(counts)
+    return {
+        f"per_class/{stage}/{figure}/{name}": value
+        for figure in ("precision", "recall", "f1")
+        for name, value in zip(unique_slugs(class_names), getattr(metrics, figure).tolist(), strict=True)
+    }
+
+
+def unique_slugs(class_names: Sequence[str]) -> list[str]:
+    """Slugs of all classes; where two names share one, their position is added so that no key hides another."""
+    slugs = [slug(name) for name in class_names]
+    return [
+        name if slugs.count(name) == 1 else f"{name}_{position}" for position, name in enumerate(slugs)
+    ]
+
+
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Refuse duplicate names, whose rows could not be told apart.
+
+    Raises:
+        ValueError: Two classes have the same name.
+    """
+    duplicates = sorted({name for name in class_names if list(class_names).count(name) > 1})
+    if duplicates:
+        raise ValueError(f"Expected class names that differ but got {', '.join(map(repr, duplicates))} more than once")
+
+
+def to_csv(counts: Tensor, class_names: Sequence[str]) -> str:
+    """Raw counts as CSV: header and first column are class names, rows true, columns predicted."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *class_names])
+    writer.writerows([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
+    return text.getvalue()
+
+
+def from_csv(text: str) -> tuple[Tensor, list[str]]:
+    """Counts and class names from what `to_csv` wrote."""
+    header, *rows = csv.reader(io.StringIO(text))
+    return torch.tensor([[int(cell) for cell in row[1:]] for row in rows]), header[1:]

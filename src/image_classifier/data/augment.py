@@ -1,0 +1,75 @@
+"""Augmentation of whole batches on the device, with randomness per sample."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random flips, shifts and erased squares. Zero turns a part off.
+
+    Args:
+        flip: Probability of a horizontal flip, 0 to 1.
+        shift: Largest shift in pixels, both ways, along height and width; what comes in is black.
+        erase: Probability that a square is erased, 0 to 1.
+        erase_size: Largest side of the erased square in pixels.
+    """
+
+    flip: float = 0.0
+    shift: int = 0
+    erase: float = 0.0
+    erase_size: int = 8
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """Augment a batch.
+
+        Args:
+            images: (B, C, H, W) uint8 or float in which 0 is black.
+            generator: Source of randomness, on the device of the images.
+
+        Returns:
+            Images of the same shape, dtype and device.
+        """
+        if self.flip > 0:
+            images = random_flip(images, self.flip, generator)
+        if self.shift > 0:
+            images = random_shift(images, self.shift, generator)
+        if self.erase > 0:
+            images = random_erase(images, self.erase, self.erase_size, generator)
+        return images
+
+
+def random_flip(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Mirror each image left to right with the given probability."""
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < probability
+    return torch.where(chosen, images.flip(-1), images)
+
+
+def random_shift(images: Tensor, max_shift: int, generator: Generator) -> Tensor:
+    """Move each image by up to `max_shift` pixels along height and width; vacated pixels become 0."""
+    batch, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (max_shift,) * 4)  # (B, C, H + 2s, W + 2s)
+    offsets = torch.randint(2 * max_shift + 1, (2, batch, 1), generator=generator, device=images.device)
+    rows = offsets[0] + torch.arange(height, device=images.device)  # (B, H)
+    columns = offsets[1] + torch.arange(width, device=images.device)  # (B, W)
+    samples = torch.arange(batch, device=images.device)[:, None, None]
+    # Channels come last out of this index, so that one gather serves all of them.
+    moved = padded.movedim(1, -1)[samples, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+    return moved.movedim(-1, 1)
+
+
+def random_erase(images: Tensor, probability: float, max_size: int, generator: Generator) -> Tensor:
+    """Set a random square of each image to 0 with the given probability (Random Erasing, arXiv:1708.04896)."""
+    batch, _, height, width = images.shape
+    draws = torch.rand(4, batch, 1, generator=generator, device=images.device)
+    max_size = min(max_size, height, width)
+    size = torch.where(draws[0] < probability, (draws[1] * max_size).floor() + 1, 0)
+    top = (draws[2] * (height - size + 1)).floor()
+    left = (draws[3] * (width - size + 1)).floor()
+    rows = torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    erased_rows = (rows >= top) & (rows < top + size)  # (B, H)
+    erased_columns = (columns >= left) & (columns < left + size)  # (B, W)
+    return images.masked_fill((erased_rows[:, :, None] & erased_columns[:, None, :])[:, None], 0)

@@ -1,0 +1,104 @@
+"""Which samples form which batch, and the loader that serves whole batches from memory."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ImageSet(NamedTuple):
+    """Decoded images and their labels."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+
+
+class EpochBatches:
+    """The batches of one epoch as index tensors, sharded by rank so that every sample is met exactly once.
+
+    Each global batch of `world_size * batch_size` samples is dealt out to the ranks, so N processes together
+    step on what one process with N times the batch size would step on. A remainder with fewer than two
+    samples a rank joins the batch before it: every rank has the same number of batches, none of them empty,
+    and BatchNorm never meets a single sample.
+
+    Args:
+        indices: (N,) int64, the samples to serve.
+        batch_size: Samples a batch and rank.
+        shuffle: Draw a new order every epoch, a function of `seed` and the epoch only.
+        seed: Seed of the order.
+        rank: This process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: There are fewer samples than processes.
+    """
+
+    def __init__(
+        self, indices: Tensor, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if len(indices) < world_size:
+            raise ValueError(
+                f"Expected at least one sample for each of {world_size} processes but got {len(indices)}"
+            )
+        self.indices = indices
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_batch = 0  # where the next iteration starts: not 0 after a resume inside an epoch
+        self.global_batch_size = batch_size * world_size
+        self.sampler = self  # Lightning calls `loader.batch_sampler.sampler.set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, remainder = divmod(len(self.indices), self.global_batch_size)
+        return max(1, full + (remainder >= 2 * self.world_size))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = self.indices
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            permutation = torch.randperm(len(order), generator=generator)
+            order = order[permutation.to(order.device)]
+        number_of_batches = len(self)
+        first, self.first_batch = self.first_batch, 0
+        for batch in range(first, number_of_batches):
+            start = batch * self.global_batch_size
+            end = len(order) if batch == number_of_batches - 1 else start + self.global_batch_size
+            yield order[start + self.rank : end : self.world_size]
+
+
+class InMemoryLoader:
+    """Serves whole batches by one index operation from images that lie in memory; no per-sample Python.
+
+    Sized, and restored inside an epoch through `state_dict` / `load_state_dict`.
+
+    Args:
+        data: Images and labels, on any device; batches come out on the same one.
+        batches: The index tensors to serve.
+    """
+
+    def __init__(self, data: ImageSet, batches: EpochBatches) -> None:
+        self.data = data
+        self.batch_sampler = batches
+        self.batches_served = 0
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.batches_served = self.batch_sampler.first_batch
+        images, labels = self.data
+        for indices in self.batch_sampler:
+            self.batches_served += 1  # before the yield: nothing after the last one is ever run
+            yield images[indices], labels[indices]  # (B, C, H, W) uint8, (B,) int64
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches_served": self.batches_served}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.batch_sampler.first_batch = state["batches_served"] % len(self)

@@ -1,0 +1,188 @@
+"""The datamodule that all data sets share: split, loaders, and normalisation and augmentation on the device."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from image_classifier.data.augment import Augmentation
+from image_classifier.data.batches import EpochBatches, ImageSet, InMemoryLoader
+from image_classifier.errors import UserError
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Serves uint8 images as normalised float batches. Subclasses say what the images are.
+
+    A subclass sets `class_names` and `image_shape` (known after `prepare_data`) and implements
+    `load_train_images` and `load_test_images`.
+
+    Args:
+        batch_size: Training images a step and process.
+        eval_batch_size: Images a step and process in validation and test.
+        val_size: Training images held out for validation: a count, or a fraction below 1. Stratified.
+        seed: Seed of the split, of the order of the training images and of the augmentation.
+        mean: Mean of the pixels per channel, in units of the full range (0 to 1).
+        std: Standard deviation of the pixels per channel, in the same units.
+        device: Where the images lie: "auto" (the training device when they fill less than half of its
+            free memory), "cpu", or a device name such as "cuda".
+        augmentation: Applied to training batches; None for none.
+    """
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # channels, height, width
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int = 1000,
+        val_size: int | float,
+        seed: int = 0,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: str = "auto",
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.seed = seed
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.device = device
+        self.augmentation = augmentation
+        self.train_images: ImageSet | None = None
+        self.test_images: ImageSet | None = None
+
+    def load_train_images(self) -> ImageSet:
+        """The images for training and validation together."""
+        raise NotImplementedError
+
+    def load_test_images(self) -> ImageSet:
+        """The images for the final test."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def setup(self, stage: Literal["fit", "validate", "test", "predict"] | str) -> None:
+        if stage in ("fit", "validate") and self.train_images is None:
+            self.train_images = self.place(self.load_train_images())
+            labels = self.train_images.labels.cpu()
+            self.train_indices, self.val_indices = stratified_split(labels, self.val_size, self.seed)
+        if stage == "test" and self.test_images is None:
+            self.test_images = self.place(self.load_test_images())
+
+    def place(self, data: ImageSet) -> ImageSet:
+        """Check the labels, and move the images to the device that serves them."""
+        lowest, highest = int(data.labels.min()), int(data.labels.max())
+        if lowest < 0 or highest >= self.num_classes:
+            raise UserError(
+                f"expected labels from 0 to {self.num_classes - 1} (data.num_classes={self.num_classes}) "
+                f"but found {lowest} to {highest}"
+            )
+        device = torch.device("cpu" if self.device == "auto" else self.device)
+        if self.device == "auto" and self.trainer is not None:
+            target = self.trainer.strategy.root_device
+            if target.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(target)[0] / 2:
+                device = target
+        if device.type == "cpu" and torch.cuda.is_available():
+            return ImageSet(data.images.pin_memory(), data.labels.pin_memory())
+        return ImageSet(data.images.to(device), data.labels.to(device))
+
+    def first_training_images(self, count: int) -> ImageSet:
+        """The first training images, as stored: (N, C, H, W) uint8 on the CPU."""
+        assert self.train_images is not None, "setup() comes first"
+        chosen = self.train_indices[:count].to(self.train_images.images.device)
+        return ImageSet(self.train_images.images[chosen].cpu(), self.train_images.labels[chosen].cpu())
+
+    def train_dataloader(self) -> InMemoryLoader | DataLoader:
+        return self.loader(self.train_images, self.train_indices, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> InMemoryLoader | DataLoader:
+        return self.loader(self.train_images, self.val_indices, self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> InMemoryLoader | DataLoader:
+        assert self.test_images is not None
+        indices = torch.arange(len(self.test_images.labels))
+        return self.loader(self.test_images, indices, self.eval_batch_size, shuffle=False)
+
+    def loader(
+        self, data: ImageSet | None, indices: Tensor, batch_size: int, *, shuffle: bool
+    ) -> InMemoryLoader | DataLoader:
+        assert data is not None, "setup() comes first"
+        return InMemoryLoader(data, self.batches(indices.to(data.images.device), batch_size, shuffle=shuffle))
+
+    def batches(self, indices: Tensor, batch_size: int, *, shuffle: bool) -> EpochBatches:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if len(indices) < world_size:
+            raise UserError(
+                f"expected at least one image for each of {world_size} processes but found {len(indices)}; "
+                f"use fewer processes: trainer.devices={len(indices)}"
+            )
+        return EpochBatches(
+            indices, batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world_size
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment (in training) and normalise a batch on its device."""
+        if isinstance(batch, Tensor):  # the model summary's example input
+            return batch
+        images, labels = batch
+        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
+            images = self.augmentation(images, self.batch_generator(images.device))
+        return normalize(images, self.mean, self.std), labels
+
+    def batch_generator(self, device: torch.device) -> torch.Generator:
+        """Randomness as a function of seed, rank and step only, so that a resumed run repeats it exactly."""
+        assert self.trainer is not None
+        step = self.trainer.fit_loop.total_batch_idx
+        seeds = np.random.SeedSequence((self.seed, self.trainer.global_rank, step + 1))
+        return torch.Generator(device).manual_seed(int(seeds.generate_state(1)[0]))
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Turn (B, C, H, W) uint8 into float32 with mean 0 and standard deviation 1 per channel."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(-1, 1, 1)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(-1, 1, 1)
+    return torch.addcmul(offset, images.float(), scale)
+
+
+def stratified_split(labels: Tensor, val_size: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split samples into training and validation with the same share of each class (largest remainders).
+
+    Args:
+        labels: (N,) int64.
+        val_size: Number of validation samples, or their fraction when below 1.
+        seed: Seed of the choice.
+
+    Returns:
+        Indices for training and for validation, both int64 and ascending.
+
+    Raises:
+        UserError: Nothing would be left to train on, or to validate on.
+    """
+    count = round(val_size * len(labels)) if val_size < 1 else int(val_size)
+    if not 0 < count < len(labels):
+        raise UserError(
+            f"expected a validation set of 1 to {len(labels) - 1} of {len(labels)} images but found {count}; "
+            "set data.val_size to a count or a fraction"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    per_class = torch.bincount(labels)
+    share = per_class * (count / len(labels))
+    quota = share.floor().long()
+    missing = count - int(quota.sum())
+    quota[(share - quota).argsort(descending=True, stable=True)[:missing]] += 1
+    order = torch.randperm(len(labels), generator=generator)
+    by_class = order[labels[order].argsort(stable=True)]  # shuffled within each class
+    starts = per_class.cumsum(0) - per_class
+    position = torch.arange(len(labels)) - starts[labels[by_class]]  # position within its class
+    chosen = position < quota[labels[by_class]]
+    return by_class[~chosen].sort().values, by_class[chosen].sort().values

@@ -1,0 +1,66 @@
+"""What callbacks may ask of any logger. Each logger's own way of doing it stands in its own file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from torch import Tensor
+
+
+
+class RunLogger:
+    """Mix-in for Lightning's loggers; a method that answers False says that the logger has no such form.
+
+    Images are (H, W, 3) uint8 arrays. `log_image` and `log_metrics` have Lightning's own signatures.
+    """
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> bool | None:
+        """Log pictures under one key."""
+        return False
+
+    def log_text(self, key: str, markdown: str, step: int) -> bool:
+        """Log a text or a table in Markdown."""
+        return False
+
+    def log_facts(self, facts: Mapping[str, Any]) -> None:
+        """Log what is known before training starts, under flat keys."""
+        self.log_hyperparams(dict(facts))  # type: ignore[attr-defined]
+
+    def log_final_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log the final figures of the run, once."""
+
+    def close(self) -> None:
+        """Write everything out and end the run, so that the next job of a multirun starts its own."""
+        self.finalize("success")  # type: ignore[attr-defined]
+
+
+def log_image(trainer: pl.Trainer, key: str, image: np.ndarray, step: int) -> None:
+    """Give a picture to every logger that takes pictures; when none does, write it to the run directory.
+
+    Args:
+        trainer: Its `loggers` are asked; its `default_root_dir` is the run directory.
+        key: Such as "confusion_matrix/val".
+        image: (H, W, 3) uint8.
+        step: Optimizer steps so far.
+    """
+    if not trainer.is_global_zero:
+        return
+    takers = [
+        logger
+        for logger in trainer.loggers
+        if hasattr(logger, "log_image") and logger.log_image(key, [image], step) is not False
+    ]
+    if not takers:
+        path = Path(trainer.default_root_dir) / "images" / f"{key}_step_{step}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def log_scalars(trainer: pl.Trainer, scalars: Mapping[str, float], step: int) -> None:
+    """Give many scalars to every logger in one call each."""
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(scalars), step)

@@ -1,0 +1,25 @@
+"""A plain multilayer perceptron."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+from torch import nn
+
+
+class MLP(nn.Sequential):
+    """Flatten, hidden layers with ReLU, and a linear layer for the logits.
+
+    Args:
+        image_shape: Channels, height, width of the input.
+        num_classes: Number of logits.
+        hidden_sizes: Width of each hidden layer.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], num_classes: int, hidden_sizes: Sequence[int] = (512, 256, 128, 64, 32)
+    ) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]  # (B, C, H, W) -> (B, C * H * W)
+        for inputs, outputs in pairwise((prod(image_shape), *hidden_sizes)):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        super().__init__(*layers, nn.Linear((prod(image_shape), *hidden_sizes)[-1], num_classes))

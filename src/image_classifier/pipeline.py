@@ -1,0 +1,246 @@
+"""Train, evaluate, predict: make the objects that the configuration names, run them, return the metric."""
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from image_classifier import summary
+from image_classifier.data.datamodule import ImageDataModule
+from image_classifier.errors import UserError
+from image_classifier.files import write_atomically, write_json
+from image_classifier.loggers.base import RunLogger
+from image_classifier.models.classifier import Classifier
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices bury ours
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Fit, test the best checkpoint, and save the final figures.
+
+    Args:
+        cfg: The composed `configs/train.yaml`.
+
+    Returns:
+        The monitored metric of the best checkpoint (of the test when nothing was trained), for sweepers.
+    """
+    run_dir = Path(cfg.paths.run_dir)
+    prepare_run(cfg, run_dir)
+    if cfg.train:
+        datamodule = make_datamodule(cfg)
+        model = make_model(cfg, datamodule)
+    else:
+        model, datamodule = load_run(cfg.ckpt_path)
+    loggers = make_loggers(cfg)
+    try:
+        trainer = make_trainer(cfg, loggers)
+        facts = run_facts(cfg, model)
+        for logger in loggers:
+            logger.log_facts(facts) if isinstance(logger, RunLogger) else logger.log_hyperparams(facts)
+        metrics: dict[str, float] = {}
+        if cfg.train:
+            metrics |= fit(trainer, model, datamodule, cfg.ckpt_path)
+        if cfg.test:
+            metrics |= test(trainer, model, datamodule)
+        finish_run(run_dir, trainer, metrics)
+    finally:
+        for logger in loggers:
+            logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
+    return metrics.get(cfg.monitor.metric)
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """Test a checkpoint, rebuilding data and model from it alone.
+
+    Args:
+        cfg: The composed `configs/eval.yaml`.
+
+    Returns:
+        The test accuracy.
+    """
+    run_dir = Path(cfg.paths.run_dir)
+    model, datamodule = load_run(cfg.ckpt_path, cfg.data)
+    assert model.recipe is not None
+    with open_dict(cfg):
+        cfg.trainer.precision = cfg.trainer.precision or model.recipe["precision"]
+    prepare_run(cfg, run_dir)
+    loggers = make_loggers(cfg)
+    try:
+        trainer = make_trainer(cfg, loggers)
+        metrics = test(trainer, model, datamodule)
+        finish_run(run_dir, trainer, metrics)
+        summary.print_class_report(trainer)
+    finally:
+        for logger in loggers:
+            logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
+    return metrics["test/acc"]
+
+
+def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckpt_path: str | None) -> dict[str, float]:
+    """Train, resuming from a checkpoint if one is given.
+
+    Returns:
+        The validation metrics of the best checkpoint, the last training metrics, epochs and seconds.
+    """
+    start = time.perf_counter()
+    trainer.fit(model, datamodule, ckpt_path=ckpt_path and str(existing(ckpt_path)), weights_only=True)
+    seconds = time.perf_counter() - start
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "_step" not in name}
+    if best := best_checkpoint(trainer):
+        metrics |= torch.load(best, map_location="cpu", weights_only=True)["metrics"]
+    return metrics | {"epochs": trainer.current_epoch, "fit_seconds": round(seconds, 3)}
+
+
+def test(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule) -> dict[str, float]:
+    """Test the best checkpoint of the run, or the model as it is when the run has none."""
+    trainer.test(model, datamodule, ckpt_path=best_checkpoint(trainer), weights_only=True, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def best_checkpoint(trainer: pl.Trainer) -> str | None:
+    checkpoint = trainer.checkpoint_callback
+    return (isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path) or None
+
+
+def make_datamodule(cfg: DictConfig) -> ImageDataModule:
+    datamodule: ImageDataModule = hydra.utils.instantiate(cfg.data)
+    datamodule.prepare_data()
+    return datamodule
+
+
+def make_model(cfg: DictConfig, datamodule: ImageDataModule) -> Classifier:
+    """The classifier, sized by the data, carrying the recipe from which `load_run` rebuilds both."""
+    recipe = {
+        "data": OmegaConf.to_container(cfg.data, resolve=True),
+        "model": OmegaConf.to_container(cfg.model, resolve=True),
+        "precision": cfg.trainer.precision,
+        "image_shape": list(datamodule.image_shape),
+        "class_names": list(datamodule.class_names),
+    }
+    root = recipe["data"].get("root")
+    if root and Path(root).is_relative_to(cfg.paths.root_dir):  # so that a moved or cloned project finds its data
+        recipe["data"]["root"] = str(Path(root).relative_to(cfg.paths.root_dir))
+    return build_model(cfg.model, datamodule, recipe)
+
+
+def build_model(model_cfg: DictConfig, datamodule: ImageDataModule, recipe: dict[str, Any]) -> Classifier:
+    settings = {key: value for key, value in model_cfg.items() if key != "net"}
+    make_classifier = hydra.utils.instantiate(settings, _partial_=True)
+    net = hydra.utils.instantiate(
+        model_cfg.net, image_shape=datamodule.image_shape, num_classes=datamodule.num_classes
+    )
+    return make_classifier(net=net, recipe=recipe)
+
+
+def load_run(ckpt_path: str, data_overrides: DictConfig | None = None) -> tuple[Classifier, ImageDataModule]:
+    """Rebuild model and datamodule from a checkpoint.
+
+    Args:
+        ckpt_path: A checkpoint that `train` wrote.
+        data_overrides: Settings of the datamodule to use instead of the saved ones; null leaves one as it was.
+
+    Raises:
+        UserError: There is no such file, or it is none of ours.
+    """
+    path = existing(ckpt_path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        recipe = checkpoint["recipe"]
+    except Exception as error:
+        raise UserError(f"expected a checkpoint written by train.py but found {path}: {error}") from None
+    data_cfg = OmegaConf.create(recipe["data"])
+    for key, value in (data_overrides or {}).items():
+        if value is not None:
+            data_cfg[key] = value
+    if data_cfg.get("root") is not None:
+        data_cfg.root = str(Path(__file__).resolve().parents[2] / data_cfg.root)  # an absolute root stays itself
+    datamodule: ImageDataModule = hydra.utils.instantiate(data_cfg)
+    datamodule.prepare_data()
+    if list(datamodule.class_names) != recipe["class_names"]:
+        raise UserError(
+            f"expected the classes that {path} was trained on ({', '.join(recipe['class_names'])}) "
+            f"but found {', '.join(datamodule.class_names)}; name the right data: data.root=DIR"
+        )
+    model = build_model(OmegaConf.create(recipe["model"]), datamodule, recipe)
+    model.load_state_dict(checkpoint["state_dict"])
+    return model, datamodule
+
+
+def existing(ckpt_path: str) -> Path:
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise UserError(f"expected a checkpoint file but found none at {path}; see outputs/train/*/checkpoints/")
+    return path
+
+
+def make_loggers(cfg: DictConfig) -> list[Any]:
+    return [hydra.utils.instantiate(logger) for logger in (cfg.logger or {}).values()]
+
+
+def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
+    callbacks = [hydra.utils.instantiate(callback) for callback in (cfg.callbacks or {}).values() if callback]
+    if cfg.confusion_matrix:
+        callbacks.append(hydra.utils.instantiate(cfg.confusion_matrix))
+    return hydra.utils.instantiate(cfg.trainer, callbacks=callbacks, logger=loggers or False)
+
+
+def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
+    """Seed everything, settle what is left to the machine, and save the resolved configuration."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
+    if cfg.trainer.precision == "auto":
+        with open_dict(cfg):
+            cfg.trainer.precision = fastest_precision(cfg.trainer.accelerator)
+        print(f"Precision: {cfg.trainer.precision} (chosen by trainer.precision=auto)")
+    write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def fastest_precision(accelerator: str) -> str:
+    """bf16 autocast where the hardware multiplies bf16 natively; emulation would be slower than float32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
+        capabilities = torch.cpu.get_capabilities()
+        return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
+    return "32-true"
+
+
+def run_facts(cfg: DictConfig, model: Classifier) -> dict[str, Any]:
+    """Settings under flat keys, parameter count, git commit and command line."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=cfg.paths.root_dir, capture_output=True, text=True, check=False
+    )
+    return {
+        **flatten({key: value for key, value in OmegaConf.to_container(cfg, resolve=True).items()}),  # type: ignore[union-attr]
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "git_commit": commit.stdout.strip() or "not in a git repository",
+        "command": " ".join(sys.argv),
+    }
+
+
+def flatten(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def finish_run(run_dir: Path, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+    if not trainer.is_global_zero:
+        return
+    write_json(run_dir / "metrics.json", metrics)
+    for logger in trainer.loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_final_metrics(metrics)
+    summary.print_summary(run_dir, trainer, metrics)
