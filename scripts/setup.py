@@ -68,7 +68,15 @@ def main(lock: str) -> None:
     if not works("-m", "uv", "--version"):
         with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as requirement:
             requirement.write(pinned_requirement(lock, "uv"))
-        run("pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", requirement.name)
+        run(
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "-r",
+            requirement.name,
+        )
         Path(requirement.name).unlink()
     # Bytecode is compiled once here: where PYTHONDONTWRITEBYTECODE is set, every later start would pay for it.
     target = ("--python", str(PYTHON))

@@ -15,22 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.checks import check_config
 from image_classifier.errors import UserError
+from image_classifier.instantiation import EXECUTION_WHITELIST
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 CONFIG_DIR = str(PROJECT_ROOT / "configs")
-
-# What a configuration, also one from a checkpoint, may call.
-EXECUTION_WHITELIST = (
-    "image_classifier.*",
-    "pytorch_lightning.*",
-    "torch.*",
-    "torchvision.*",
-    "timm.*",
-    "optuna.*",
-    "hydra.*",
-    "hydra_plugins.*",
-    "logging.*",
-)
 
 OmegaConf.register_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
 

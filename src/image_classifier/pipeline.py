@@ -4,10 +4,10 @@ import logging
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,10 +17,13 @@ from image_classifier import summary
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.errors import UserError
 from image_classifier.files import write_atomically, write_json
+from image_classifier.instantiation import make
 from image_classifier.loggers.base import RunLogger
 from image_classifier.models.classifier import Classifier
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices bury ours
+warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -93,16 +96,26 @@ def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckp
     start = time.perf_counter()
     trainer.fit(model, datamodule, ckpt_path=ckpt_path and str(existing(ckpt_path)), weights_only=True)
     seconds = time.perf_counter() - start
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "_step" not in name}
+    metrics = figures(trainer, "train/", "val/")
     if best := best_checkpoint(trainer):
-        metrics |= torch.load(best, map_location="cpu", weights_only=True)["metrics"]
+        saved = torch.load(best, map_location="cpu", weights_only=True)["metrics"]
+        metrics |= {name: float(f"{value:.7g}") for name, value in saved.items()}
     return metrics | {"epochs": trainer.current_epoch, "fit_seconds": round(seconds, 3)}
 
 
 def test(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule) -> dict[str, float]:
     """Test the best checkpoint of the run, or the model as it is when the run has none."""
     trainer.test(model, datamodule, ckpt_path=best_checkpoint(trainer), weights_only=True, verbose=False)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return figures(trainer, "test/")
+
+
+def figures(trainer: pl.Trainer, *prefixes: str) -> dict[str, float]:
+    """The epoch's metrics as plain numbers, with the seven digits that float32 holds."""
+    return {
+        name: float(f"{float(value):.7g}")
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefixes) and not name.endswith("_step")
+    }
 
 
 def best_checkpoint(trainer: pl.Trainer) -> str | None:
@@ -111,7 +124,7 @@ def best_checkpoint(trainer: pl.Trainer) -> str | None:
 
 
 def make_datamodule(cfg: DictConfig) -> ImageDataModule:
-    datamodule: ImageDataModule = hydra.utils.instantiate(cfg.data)
+    datamodule: ImageDataModule = make(cfg.data)
     datamodule.prepare_data()
     return datamodule
 
@@ -133,10 +146,8 @@ def make_model(cfg: DictConfig, datamodule: ImageDataModule) -> Classifier:
 
 def build_model(model_cfg: DictConfig, datamodule: ImageDataModule, recipe: dict[str, Any]) -> Classifier:
     settings = {key: value for key, value in model_cfg.items() if key != "net"}
-    make_classifier = hydra.utils.instantiate(settings, _partial_=True)
-    net = hydra.utils.instantiate(
-        model_cfg.net, image_shape=datamodule.image_shape, num_classes=datamodule.num_classes
-    )
+    make_classifier = make(settings, _partial_=True)
+    net = make(model_cfg.net, image_shape=datamodule.image_shape, num_classes=datamodule.num_classes)
     return make_classifier(net=net, recipe=recipe)
 
 
@@ -162,7 +173,7 @@ def load_run(ckpt_path: str, data_overrides: DictConfig | None = None) -> tuple[
             data_cfg[key] = value
     if data_cfg.get("root") is not None:
         data_cfg.root = str(Path(__file__).resolve().parents[2] / data_cfg.root)  # an absolute root stays itself
-    datamodule: ImageDataModule = hydra.utils.instantiate(data_cfg)
+    datamodule: ImageDataModule = make(data_cfg)
     datamodule.prepare_data()
     if list(datamodule.class_names) != recipe["class_names"]:
         raise UserError(
@@ -182,14 +193,14 @@ def existing(ckpt_path: str) -> Path:
 
 
 def make_loggers(cfg: DictConfig) -> list[Any]:
-    return [hydra.utils.instantiate(logger) for logger in (cfg.logger or {}).values()]
+    return [make(logger) for logger in (cfg.logger or {}).values()]
 
 
 def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
-    callbacks = [hydra.utils.instantiate(callback) for callback in (cfg.callbacks or {}).values() if callback]
+    callbacks = [make(callback) for callback in (cfg.callbacks or {}).values() if callback]
     if cfg.confusion_matrix:
-        callbacks.append(hydra.utils.instantiate(cfg.confusion_matrix))
-    return hydra.utils.instantiate(cfg.trainer, callbacks=callbacks, logger=loggers or False)
+        callbacks.append(make(cfg.confusion_matrix))
+    return make(cfg.trainer, callbacks=callbacks, logger=loggers or False)
 
 
 def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
@@ -219,14 +230,14 @@ def run_facts(cfg: DictConfig, model: Classifier) -> dict[str, Any]:
         ["git", "rev-parse", "HEAD"], cwd=cfg.paths.root_dir, capture_output=True, text=True, check=False
     )
     return {
-        **flatten({key: value for key, value in OmegaConf.to_container(cfg, resolve=True).items()}),  # type: ignore[union-attr]
+        **flatten(OmegaConf.to_container(cfg, resolve=True)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "git_commit": commit.stdout.strip() or "not in a git repository",
         "command": " ".join(sys.argv),
     }
 
 
-def flatten(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):

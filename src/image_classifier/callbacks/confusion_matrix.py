@@ -66,9 +66,7 @@ class ConfusionMatrixCallback(pl.Callback):
     ) -> None:
         self.count("val", outputs)
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any) -> None:
         self.count("test", outputs)
 
     def count(self, stage: str, outputs: Any) -> None:

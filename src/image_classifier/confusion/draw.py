@@ -44,7 +44,9 @@ def draw_confusion_matrix(
     if number <= CELL_TEXT_LIMIT:
         write_cells(axes, counts.numpy(), row_shares, shown, mode)
     bar = figure.colorbar(picture, ax=axes, fraction=0.046, pad=0.03)
-    bar.set_label({"pred": "share of the predicted class", "all": "share of all samples"}.get(mode, "share of the true class"))
+    bar.set_label(
+        {"pred": "share of the predicted class", "all": "share of all samples"}.get(mode, "share of the true class")
+    )
     return figure
 
 

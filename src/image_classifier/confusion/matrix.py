@@ -134,9 +134,7 @@ def per_class_scalars(counts: Tensor, class_names: Sequence[str], stage: str) ->
 def unique_slugs(class_names: Sequence[str]) -> list[str]:
     """Slugs of all classes; where two names share one, their position is added so that no key hides another."""
     slugs = [slug(name) for name in class_names]
-    return [
-        name if slugs.count(name) == 1 else f"{name}_{position}" for position, name in enumerate(slugs)
-    ]
+    return [name if slugs.count(name) == 1 else f"{name}_{position}" for position, name in enumerate(slugs)]
 
 
 def check_class_names(class_names: Sequence[str]) -> None:

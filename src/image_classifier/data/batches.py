@@ -35,12 +35,17 @@ class EpochBatches:
     """
 
     def __init__(
-        self, indices: Tensor, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        indices: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if len(indices) < world_size:
-            raise ValueError(
-                f"Expected at least one sample for each of {world_size} processes but got {len(indices)}"
-            )
+            raise ValueError(f"Expected at least one sample for each of {world_size} processes but got {len(indices)}")
         self.indices = indices
         self.shuffle = shuffle
         self.seed = seed

@@ -126,9 +126,7 @@ class ImageDataModule(pl.LightningDataModule):
                 f"expected at least one image for each of {world_size} processes but found {len(indices)}; "
                 f"use fewer processes: trainer.devices={len(indices)}"
             )
-        return EpochBatches(
-            indices, batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world_size
-        )
+        return EpochBatches(indices, batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world_size)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment (in training) and normalise a batch on its device."""

@@ -49,9 +49,7 @@ class Synthetic(ImageDataModule):
         return self.generate()[1]
 
     def generate(self) -> tuple[ImageSet, ImageSet]:
-        return generate_images(
-            self.num_classes, self.num_samples, self.image_shape, self.imbalance, self.seed
-        )
+        return generate_images(self.num_classes, self.num_samples, self.image_shape, self.imbalance, self.seed)
 
 
 @lru_cache(maxsize=2)

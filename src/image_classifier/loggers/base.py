@@ -1,14 +1,12 @@
 """What callbacks may ask of any logger. Each logger's own way of doing it stands in its own file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
-from torch import Tensor
-
 
 
 class RunLogger:

@@ -31,6 +31,7 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
 
     def __init__(self, run_dir: str, project: str, mode: str = "auto", **settings: Any) -> None:
         super().__init__(save_dir=run_dir, project=project, **settings)
+        del self._wandb_init["anonymous"]  # W&B warns about it, even when it is None
         self.mode = os.environ.get("WANDB_MODE") if mode == "auto" else mode
 
     @property

@@ -113,9 +113,7 @@ class Classifier(pl.LightningModule):
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         logits = self.net(images)
-        loss = F.cross_entropy(
-            logits, targets, label_smoothing=self.label_smoothing, ignore_index=self.ignore_index
-        )
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, ignore_index=self.ignore_index)
         # No host synchronisation and no `self.log` but every few steps: both cost as much as a small network.
         counted = (targets != self.ignore_index).sum()
         self.totals["train"].update(loss.detach() * counted, logits.detach().argmax(1), targets)
@@ -164,7 +162,8 @@ class Classifier(pl.LightningModule):
 
     def log_totals(self, stage: str) -> None:
         metrics = self.totals[stage].compute()
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, prog_bar=True)
+        in_progress_bar = stage == "val"
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, prog_bar=in_progress_bar)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())
@@ -190,7 +189,5 @@ class Classifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["recipe"] = self.recipe
         checkpoint["metrics"] = {
-            name: float(value)
-            for name, value in self.trainer.callback_metrics.items()
-            if name.startswith("val/")
+            name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val/")
         }

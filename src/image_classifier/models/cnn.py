@@ -1,36 +1,40 @@
-"""A small convolutional network."""
+"""A small convolutional network, fast on a CPU."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
 
 
 class CNN(nn.Module):
-    """Stages of convolution, batch normalisation, ReLU and 2 x 2 max-pooling, then a linear layer.
+    """Stages that halve height and width, then a linear layer on the flattened features.
 
     Args:
         image_shape: Channels, height, width of the input.
         num_classes: Number of logits.
-        channels: Output channels of each stage; each stage halves height and width.
+        channels: Output channels of each stage.
     """
 
-    def __init__(self, image_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(self, image_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 48, 96)) -> None:
         super().__init__()
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-                    nn.BatchNorm2d(outputs),
-                    nn.ReLU(inplace=True),
-                    nn.MaxPool2d(2, ceil_mode=True),
-                )
-                for inputs, outputs in pairwise((image_shape[0], *channels))
-            )
-        )
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(channels[-1], num_classes)
+        inputs, height, width = image_shape
+        stages = []
+        for outputs in channels:
+            pool = (min(2, height), min(2, width))  # images too small to halve again keep their last pixel
+            stages.append(stage(inputs, outputs, pool))
+            inputs, height, width = outputs, height // pool[0], width // pool[1]
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(inputs * height * width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.stages(images)  # (B, C, H, W) -> (B, channels[-1], H / 8, W / 8)
-        return self.head(self.pool(features).flatten(1))  # (B, K)
+        features = self.stages(images)  # (B, C, 28, 28) -> (B, 96, 3, 3)
+        return self.head(features.flatten(1))  # (B, K)
+
+
+def stage(inputs: int, outputs: int, pool: tuple[int, int]) -> nn.Sequential:
+    """Convolution, pooling, batch normalisation, ReLU. Pooling first leaves a quarter of the work to the rest."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+        nn.MaxPool2d(pool),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )

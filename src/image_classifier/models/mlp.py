@@ -17,7 +17,10 @@ class MLP(nn.Sequential):
     """
 
     def __init__(
-        self, image_shape: Sequence[int], num_classes: int, hidden_sizes: Sequence[int] = (512, 256, 128, 64, 32)
+        self,
+        image_shape: Sequence[int],
+        num_classes: int,
+        hidden_sizes: Sequence[int] = (512, 256, 128, 64, 32),
     ) -> None:
         layers: list[nn.Module] = [nn.Flatten()]  # (B, C, H, W) -> (B, C * H * W)
         for inputs, outputs in pairwise((prod(image_shape), *hidden_sizes)):

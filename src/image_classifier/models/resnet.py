@@ -6,7 +6,9 @@ import torchvision
 from torch import nn
 
 
-def resnet(image_shape: Sequence[int], num_classes: int, name: str = "resnet18", small_images: bool = True) -> nn.Module:
+def resnet(
+    image_shape: Sequence[int], num_classes: int, name: str = "resnet18", small_images: bool = True
+) -> nn.Module:
     """Build one of torchvision's ResNets.
 
     Args:

@@ -1,0 +1,72 @@
+"""Fixtures that run the pipeline the way the commands do, in this process: a new one costs ten seconds of imports."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from image_classifier import pipeline
+from image_classifier.checks import check_config
+from image_classifier.cli import CONFIG_DIR, PROJECT_ROOT
+
+# Small enough that a whole run takes about a second.
+TINY = (
+    "data=synthetic",
+    "data.num_samples=200",
+    "data.image_size=8",
+    "data.num_classes=4",
+    "model=mlp",
+    "model.net.hidden_sizes=[16]",
+    "model.optimizer.lr=0.01",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "callbacks.progress_bar=null",
+    "callbacks.model_summary=null",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # the tensors of tests are too small to share
+
+
+@pytest.fixture
+def compose_config(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose and check a configuration whose run directory is `tmp_path / "run"`."""
+
+    def make(*overrides: str, config_name: str = "train") -> DictConfig:
+        with initialize_config_dir(CONFIG_DIR):
+            cfg = compose(config_name, overrides=[f"paths.run_dir={tmp_path / 'run'}", *overrides])
+        check_config(cfg)
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def train(compose_config: Callable[..., DictConfig]) -> Callable[..., Path]:
+    """Train a tiny network on synthetic images with the given overrides; returns the run directory."""
+
+    def run(*overrides: str) -> Path:
+        cfg = compose_config(*TINY, *overrides)
+        pipeline.train(cfg)
+        return Path(cfg.paths.run_dir)
+
+    return run
+
+
+@pytest.fixture
+def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script of the project in a process of its own, as a user does."""
+
+    def run(script: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(PROJECT_ROOT / script), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+
+    return run
