@@ -52,7 +52,7 @@ def confused_table(counts: Tensor, class_names: tuple[str, ...], limit: int) -> 
     for heading in ("count", "share of the true class"):
         table.add_column(heading, justify="right")
     for pair in matrix.most_confused(counts, class_names, limit):
-        table.add_row(pair.true, pair.predicted, str(pair.count), f"{pair.share:.1%}")
+        table.add_row(pair.true, pair.predicted, str(pair.samples), f"{pair.share:.1%}")
     return table
 
 

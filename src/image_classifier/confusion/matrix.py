@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -22,12 +23,12 @@ class ClassMetrics(NamedTuple):
     support: Tensor  # (K,) int64, true samples of each class
 
 
-class Confusion(NamedTuple):
+class ConfusedPair(NamedTuple):
     """Samples of one class that were taken for another."""
 
     true: str
     predicted: str
-    count: int
+    samples: int
     share: float  # of the true class's samples
 
 
@@ -88,18 +89,17 @@ def overall_metrics(counts: Tensor) -> dict[str, float]:
     }
 
 
-def most_confused(counts: Tensor, class_names: Sequence[str], limit: int = 10) -> list[Confusion]:
+def most_confused(counts: Tensor, class_names: Sequence[str], limit: int = 10) -> list[ConfusedPair]:
     """The most frequent off-diagonal pairs, most frequent first (ties in reading order), without empty ones."""
-    errors = counts.clone()
-    errors.fill_diagonal_(0)
-    flat = errors.flatten()
-    best = flat.argsort(descending=True, stable=True)[:limit].tolist()
+    errors = counts.clone().fill_diagonal_(0)
     support = counts.sum(1)
-    return [
-        Confusion(class_names[i // len(counts)], class_names[i % len(counts)], int(flat[i]), share)
-        for i in best
-        if flat[i] > 0 and (share := float(flat[i] / support[i // len(counts)])) is not None
-    ]
+    pairs = []
+    for position in errors.flatten().argsort(descending=True, stable=True)[:limit].tolist():
+        true, predicted = divmod(position, len(counts))
+        samples = int(errors[true, predicted])
+        if samples > 0:
+            pairs.append(ConfusedPair(class_names[true], class_names[predicted], samples, samples / int(support[true])))
+    return pairs
 
 
 def slug(class_name: str) -> str:
@@ -134,7 +134,8 @@ def per_class_scalars(counts: Tensor, class_names: Sequence[str], stage: str) ->
 def unique_slugs(class_names: Sequence[str]) -> list[str]:
     """Slugs of all classes; where two names share one, their position is added so that no key hides another."""
     slugs = [slug(name) for name in class_names]
-    return [name if slugs.count(name) == 1 else f"{name}_{position}" for position, name in enumerate(slugs)]
+    appearances = Counter(slugs)
+    return [name if appearances[name] == 1 else f"{name}_{position}" for position, name in enumerate(slugs)]
 
 
 def check_class_names(class_names: Sequence[str]) -> None:
@@ -143,7 +144,7 @@ def check_class_names(class_names: Sequence[str]) -> None:
     Raises:
         ValueError: Two classes have the same name.
     """
-    duplicates = sorted({name for name in class_names if list(class_names).count(name) > 1})
+    duplicates = [name for name, appearances in Counter(class_names).items() if appearances > 1]
     if duplicates:
         raise ValueError(f"Expected class names that differ but got {', '.join(map(repr, duplicates))} more than once")
 

@@ -10,16 +10,13 @@ from PIL import Image
 
 
 class RunLogger:
-    """Mix-in for Lightning's loggers; a method that answers False says that the logger has no such form.
+    """Mix-in for Lightning's loggers.
 
-    Images are (H, W, 3) uint8 arrays. `log_image` and `log_metrics` have Lightning's own signatures.
+    A logger that takes pictures has `log_image(key, images, step)`, as Lightning's own loggers do, where an image
+    is an (H, W, 3) uint8 array. A method here that answers False says that the logger has no such form.
     """
 
-    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> bool | None:
-        """Log pictures under one key."""
-        return False
-
-    def log_text(self, key: str, markdown: str, step: int) -> bool:
+    def log_markdown(self, key: str, markdown: str, step: int) -> bool:
         """Log a text or a table in Markdown."""
         return False
 
@@ -46,11 +43,9 @@ def log_image(trainer: pl.Trainer, key: str, image: np.ndarray, step: int) -> No
     """
     if not trainer.is_global_zero:
         return
-    takers = [
-        logger
-        for logger in trainer.loggers
-        if hasattr(logger, "log_image") and logger.log_image(key, [image], step) is not False
-    ]
+    takers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
+    for logger in takers:
+        logger.log_image(key, [image], step)
     if not takers:
         path = Path(trainer.default_root_dir) / "images" / f"{key}_step_{step}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,14 +23,14 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
             tag = key if len(images) == 1 else f"{key}/{index}"
             self.experiment.add_image(tag, image, step, dataformats="HWC")
 
-    def log_text(self, key: str, markdown: str, step: int) -> bool:
+    def log_markdown(self, key: str, markdown: str, step: int) -> bool:
         self.experiment.add_text(key, markdown, step)
         return True
 
     def log_facts(self, facts: Mapping[str, Any]) -> None:
         self.facts = dict(facts)
         rows = "\n".join(f"| {key} | `{value}` |" for key, value in facts.items())
-        self.log_text("run", f"| setting | value |\n|---|---|\n{rows}", 0)
+        self.log_markdown("run", f"| setting | value |\n|---|---|\n{rows}", 0)
 
     def log_final_metrics(self, metrics: Mapping[str, float]) -> None:
         """The HParams entry: settings beside final figures."""
@@ -39,6 +39,3 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
             for key, value in self.facts.items()
         }
         self.experiment.add_hparams(settings, {f"final/{key}": value for key, value in metrics.items()}, run_name=".")
-
-    def close(self) -> None:
-        self.finalize("success")

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytorch_lightning.loggers as pl_loggers
@@ -17,6 +17,9 @@ from image_classifier.loggers.base import RunLogger
 
 CONNECT_TIMEOUT = 3.0  # seconds to wait for the server before a run goes offline
 FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload when the server has died
+
+
+Mode = Literal["auto", "online", "offline", "disabled"]
 
 
 class WandbLogger(RunLogger, pl_loggers.WandbLogger):
@@ -29,14 +32,14 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         settings: Further arguments of `wandb.init`, such as entity, group, name, tags.
     """
 
-    def __init__(self, run_dir: str, project: str, mode: str = "auto", **settings: Any) -> None:
+    def __init__(self, run_dir: str, project: str, mode: Mode = "auto", **settings: Any) -> None:
         super().__init__(save_dir=run_dir, project=project, **settings)
         del self._wandb_init["anonymous"]  # W&B warns about it, even when it is None
-        self.mode = os.environ.get("WANDB_MODE") if mode == "auto" else mode
+        self.mode: Any = os.environ.get("WANDB_MODE") if mode == "auto" else mode
 
     @property
     def experiment(self) -> Any:
-        if self._experiment is None and rank_zero_only.rank == 0:
+        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
             self._start()
         return super().experiment
 

@@ -117,7 +117,7 @@ class Classifier(pl.LightningModule):
         # No host synchronisation and no `self.log` but every few steps: both cost as much as a small network.
         counted = (targets != self.ignore_index).sum()
         self.totals["train"].update(loss.detach() * counted, logits.detach().argmax(1), targets)
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
         return loss
 
