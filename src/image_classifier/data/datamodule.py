@@ -103,7 +103,9 @@ class ImageDataModule(pl.LightningDataModule):
         return ImageSet(self.train_images.images[chosen].cpu(), self.train_images.labels[chosen].cpu())
 
     def train_dataloader(self) -> InMemoryLoader | DataLoader:
-        return self.loader(self.train_images, self.train_indices, self.batch_size, shuffle=True)
+        # Lightning's own switch for this does not reach a loader that is not torch's.
+        same_batches = self.trainer is not None and self.trainer.overfit_batches > 0
+        return self.loader(self.train_images, self.train_indices, self.batch_size, shuffle=not same_batches)
 
     def val_dataloader(self) -> InMemoryLoader | DataLoader:
         return self.loader(self.train_images, self.val_indices, self.eval_batch_size, shuffle=False)
