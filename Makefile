@@ -33,6 +33,9 @@ format: setup-dev  ## rewrite the code in the project's style
 	$(VENV)/ruff format .
 	$(VENV)/ruff check --fix .
 
+bench: setup  ## run all benchmarks and write their tables to benchmarks/results
+	$(VENV)/python benchmarks/run.py $(ARGS)
+
 lock: setup  ## resolve pyproject.toml into the hash-pinned locks (add ARGS=--upgrade for newer versions)
 	$(LOCK) $(ARGS) --output-file requirements.lock
 	$(LOCK) $(ARGS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock

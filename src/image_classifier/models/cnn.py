@@ -6,15 +6,22 @@ from torch import Tensor, nn
 
 
 class CNN(nn.Module):
-    """Stages that halve height and width, then a linear layer on the flattened features.
+    """Stages that halve height and width, then a hidden layer on the flattened features.
 
     Args:
         image_shape: Channels, height, width of the input.
         num_classes: Number of logits.
         channels: Output channels of each stage.
+        hidden_size: Width of the hidden layer.
     """
 
-    def __init__(self, image_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 48, 96)) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = (16, 32, 96),
+        hidden_size: int = 128,
+    ) -> None:
         super().__init__()
         inputs, height, width = image_shape
         stages = []
@@ -23,11 +30,16 @@ class CNN(nn.Module):
             stages.append(stage(inputs, outputs, pool))
             inputs, height, width = outputs, height // pool[0], width // pool[1]
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(inputs * height * width, num_classes)
+        self.head = nn.Sequential(
+            nn.Flatten(),  # (B, 96, 3, 3) -> (B, 864)
+            nn.Linear(inputs * height * width, hidden_size, bias=False),
+            nn.BatchNorm1d(hidden_size),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_size, num_classes),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.stages(images)  # (B, C, 28, 28) -> (B, 96, 3, 3)
-        return self.head(features.flatten(1))  # (B, K)
+        return self.head(self.stages(images))  # (B, C, 28, 28) -> (B, 96, 3, 3) -> (B, K)
 
 
 def stage(inputs: int, outputs: int, pool: tuple[int, int]) -> nn.Sequential:

@@ -1,0 +1,116 @@
+"""Epoch of the pipeline (validation, logging, checkpoints and confusion matrix included) against a bare PyTorch loop.
+
+python benchmarks/epoch.py
+
+Both train the same network on the same images with the same batch size and precision, alternating epoch by epoch
+within one fit, so that whatever else the machine does hits both.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from common import Row, ratio, write_results
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from image_classifier import pipeline
+from image_classifier.cli import CONFIG_DIR
+from image_classifier.data.datamodule import ImageDataModule, normalize
+
+EPOCHS = 6  # the first one warms up both
+CASES = (("mlp", 128, 1.2), ("mlp", 512, 1.1), ("cnn", 128, 1.05))
+
+
+class BareLoop:
+    """What the pipeline is measured against: the least that trains this network on these images."""
+
+    def __init__(self, cfg, datamodule: ImageDataModule) -> None:
+        self.datamodule = datamodule
+        self.batch_size = cfg.data.batch_size
+        model = pipeline.make_model(cfg, datamodule)
+        self.net = model.net
+        self.channels_last = model.channels_last
+        self.label_smoothing = model.label_smoothing
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-3, fused=True)
+
+    def epoch(self) -> None:
+        images, labels = self.datamodule.train_images
+        indices = self.datamodule.train_indices
+        augmentation = self.datamodule.augmentation
+        generator = torch.Generator().manual_seed(1)
+        self.net.train()
+        for batch in indices[torch.randperm(len(indices))].split(self.batch_size):
+            pictures = images[batch]
+            if augmentation is not None:
+                pictures = augmentation(pictures, generator)
+            pictures = normalize(pictures, self.datamodule.mean, self.datamodule.std)
+            if self.channels_last:
+                pictures = pictures.contiguous(memory_format=torch.channels_last)
+            loss = F.cross_entropy(self.net(pictures), labels[batch], label_smoothing=self.label_smoothing)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+class Alternate(pl.Callback):
+    """Runs an epoch of the bare loop before each epoch of the pipeline, and times both."""
+
+    def __init__(self, bare: BareLoop) -> None:
+        self.bare = bare
+        self.pairs: list[tuple[float, float]] = []
+        self.started: float | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.finish()
+        start = time.perf_counter()
+        self.bare.epoch()
+        self.bare_seconds = time.perf_counter() - start
+        self.started = time.perf_counter()
+
+    def finish(self) -> None:
+        if self.started is not None:
+            self.pairs.append((time.perf_counter() - self.started, self.bare_seconds))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.finish()
+
+
+def measure(model: str, batch_size: int, target: float, epochs: int) -> Row:
+    with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
+        cfg = compose(
+            "train",
+            overrides=[
+                f"model={model}",
+                f"data.batch_size={batch_size}",
+                f"trainer.max_epochs={epochs}",
+                f"paths.run_dir={directory}",
+            ],
+        )
+        pipeline.prepare_run(cfg, Path(directory))
+        datamodule = pipeline.make_datamodule(cfg)
+        with open_dict(cfg):
+            cfg.callbacks.early_stopping = None
+        loggers = pipeline.make_loggers(cfg)
+        trainer = pipeline.make_trainer(cfg, loggers)
+        datamodule.setup("fit")
+        alternating = Alternate(BareLoop(cfg, datamodule))
+        trainer.callbacks.insert(0, alternating)
+        trainer.fit(pipeline.make_model(cfg, datamodule), datamodule)
+    value, note = ratio(alternating.pairs[1:])
+    question = f"epoch of {model} at batch {batch_size}: pipeline against bare loop"
+    return Row(question, value, "x", target, samples=epochs - 1, note=note)
+
+
+def main(epochs: int = EPOCHS) -> list[Row]:
+    rows = [measure(*case, epochs) for case in CASES]
+    write_results("epoch", rows)
+    return rows
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else EPOCHS)
