@@ -4,6 +4,7 @@ Painted with Pillow, in pixels computed beforehand: a figure of matplotlib with 
 ten times as long for ten classes, and longer than an epoch of a small network for a hundred.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from image_classifier.confusion.matrix import Normalization, most_confused_class
 CELL_TEXT_LIMIT = 25  # more classes than this: cells carry no text
 TICK_LABEL_LIMIT = 50  # more classes than this: no tick labels, and the most confused classes beside the whole
 MOST_CONFUSED = 15  # classes in that second panel
-PIXEL_LIMIT = 1000  # more classes than this: a pixel shows the largest of several cells
+CELL_LIMIT = 500  # more classes than this: a painted cell shows the largest of several
 
 COLORS = (matplotlib.colormaps["Blues"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)  # one hue, light to dark
 DARK = 0.6  # of the way to the darkest colour, from where on white is easier to read than black
@@ -33,7 +34,6 @@ TOP = TITLE_SIZE + 2 * GAP  # pixels above the matrices
 BAR_WIDTH, BAR_SPACE = 16, 70  # pixels of the colour bar, and of its numbers and its name
 BAR_HEIGHT = 200  # pixels, at least
 BAR_NAMES = {"pred": "share of the predicted class", "all": "share of all samples"}
-SQRT_HALF = 0.5**0.5  # sine and cosine of the 45 degrees by which wide column labels are turned
 
 
 class Panel(NamedTuple):
@@ -55,23 +55,22 @@ class Panel(NamedTuple):
         return max((text_width(text, font, LABEL_SIZE) for text, font in self.labels), default=0)
 
     @property
-    def turned(self) -> bool:
-        """Whether column labels are too wide to stand side by side."""
-        return self.label_width > self.cell - 2 * GAP
-
-    @property
-    def turned_height(self) -> int:
-        return int(SQRT_HALF * (self.label_width + LABEL_SIZE)) + 4
+    def angle(self) -> int:
+        """Degrees by which column labels are turned so that they do not meet."""
+        if self.label_width <= self.cell - 2 * GAP:
+            return 0
+        return 45 if self.cell > 2 * LABEL_SIZE else 90
 
     @property
     def left(self) -> int:
         """Pixels left of the matrix: axis name, row labels, and the overhang of the first turned column label."""
-        overhang = self.turned_height - self.cell // 2 if self.turned else 0
+        overhang = int(0.71 * (self.label_width + LABEL_SIZE)) - self.cell // 2 if self.angle == 45 else 0
         return GAP + max(LABEL_SIZE + 2 * GAP + self.label_width, overhang)
 
     @property
     def below(self) -> int:
-        labels = self.turned_height if self.turned else LABEL_SIZE * bool(self.labels)
+        slope = math.radians(self.angle)
+        labels = int(math.sin(slope) * self.label_width + math.cos(slope) * LABEL_SIZE)
         return labels + LABEL_SIZE + 3 * GAP
 
     @property
@@ -120,11 +119,11 @@ def whole_panel(counts: Tensor, class_names: Sequence[str], mode: Normalization,
         cell = max(62, min(120, 360 // number)) if texts else 16
         return Panel(shares.numpy(), texts, tick_labels(class_names), cell, title)
     note = f", 0 to {number - 1}"
-    pooled = -(-number // PIXEL_LIMIT)
+    pooled = math.ceil(number / CELL_LIMIT)
     if pooled > 1:
         shares = F.max_pool2d(shares[None], pooled, ceil_mode=True)[0]
-        note += f" (a pixel shows the largest of {pooled} x {pooled} cells)"
-    return Panel(shares.numpy(), [], [], max(1, round(720 / len(shares))), title, note)
+        note += f" (each spot: the largest of {pooled} x {pooled} cells)"
+    return Panel(shares.numpy(), [], [], math.ceil(720 / len(shares)), title, note)
 
 
 def confused_panel(counts: Tensor, class_names: Sequence[str], mode: Normalization, chosen: list[int]) -> Panel:
@@ -166,8 +165,8 @@ def paint_panel(image: Image.Image, panel: Panel, x: int, shades: np.ndarray) ->
         pen.line((left - 4, TOP + center, left - 1, TOP + center), "black")
         pen.line((left + center, bottom, left + center, bottom + 3), "black")
         pen.text((left - 7, TOP + center), label, "black", font, anchor="rm")
-        if panel.turned:
-            paint_turned(image, label, path, 45, (left + center, bottom + 8))
+        if panel.angle:
+            paint_turned(image, label, path, panel.angle, (left + center, bottom + 7))
         else:
             pen.text((left + center, bottom + 6), label, "black", font, anchor="ma")
     name_at = bottom + panel.below - 2 * GAP
@@ -188,14 +187,15 @@ def paint_cells(pen: ImageDraw.ImageDraw, panel: Panel, left: int, shades: np.nd
 
 
 def paint_turned(image: Image.Image, text: str, font: str, degrees: int, end: tuple[int, int]) -> None:
-    """Paint a text that rises at 45 degrees to its end at a point."""
+    """Paint a text that rises to its end at a point."""
     width, height = text_width(text, font, LABEL_SIZE), LABEL_SIZE + 6
     ink = Image.new("L", (2 * width, 2 * height))  # at twice the size, or turning it would blur it
     ImageDraw.Draw(ink).text((0, height), text, 255, font_of(font, 2 * LABEL_SIZE), anchor="lm")
     turned = ink.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
     turned = turned.resize((turned.width // 2, turned.height // 2), Image.Resampling.BOX)
-    x = end[0] - SQRT_HALF * width / 2 - turned.width / 2
-    y = end[1] + SQRT_HALF * width / 2 - turned.height / 2
+    slope = math.radians(degrees)
+    x = end[0] - math.cos(slope) * width / 2 - turned.width / 2
+    y = end[1] + math.sin(slope) * width / 2 - turned.height / 2
     image.paste("black", (round(x), round(y)), turned)
 
 
