@@ -56,12 +56,12 @@ def some_of(*choices: str) -> Check:
     )
 
 
-def one_or_some_of(*choices: str) -> Check:
-    one, some = one_of(*choices), some_of(*choices)
+def normalization() -> Check:
+    modes = ("none", "true", True, "pred", "all")  # YAML reads true as a boolean
     return Check(
-        lambda value: one.accepts(value) or (some.accepts(value) and len(value) > 0),
-        f"{one.expected}, or a list of them",
-        f"[{choices[0]},{choices[1]}]",
+        lambda value: value in modes or (OmegaConf.is_list(value) and value and all(mode in modes for mode in value)),
+        "one of none, true, pred, all, or a list of them",
+        "[none,true]",
     )
 
 
@@ -101,7 +101,7 @@ CHECKS: dict[str, Check] = {
     "model.ignore_index": whole(-100, -100),
     "confusion_matrix.forms": some_of("image", "scalar", "table", "chart"),
     "confusion_matrix.stages": some_of("val", "test"),
-    "confusion_matrix.normalize": one_or_some_of("none", "true", "pred", "all"),
+    "confusion_matrix.normalize": normalization(),
     "confusion_matrix.max_cells": whole(0, 2500),
     "confusion_matrix.top_confusions": whole(0, 50),
     "confusion_matrix.every_n_epochs": whole(1, 5),

@@ -12,7 +12,7 @@ from image_classifier.confusion import matrix
 from image_classifier.confusion.counts import ConfusionCounts
 from image_classifier.errors import UserError
 from image_classifier.files import write_atomically
-from image_classifier.loggers.base import group_curves, log_matrix_chart, log_image, log_scalars, log_matrix
+from image_classifier.loggers.base import group_curves, log_image, log_matrix, log_matrix_chart, log_scalars
 
 CHART_CLASSES = 15  # most confused classes in the interactive chart of a matrix above `max_cells`
 
@@ -48,7 +48,7 @@ class ConfusionMatrixCallback(pl.Callback):
     ) -> None:
         self.directory = Path(run_dir) / "confusion_matrix"
         self.forms = tuple(forms)
-        self.modes: tuple[matrix.Normalization, ...] = (normalize,) if isinstance(normalize, str) else tuple(normalize)  # type: ignore[assignment]
+        self.modes = normalizations(normalize)
         self.every_n_epochs = every_n_epochs
         self.stages = tuple(stages)
         self.ignore_index = ignore_index
@@ -105,7 +105,7 @@ class ConfusionMatrixCallback(pl.Callback):
     def finish(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, due: bool) -> None:
         if stage not in self.stages:
             return
-        counts = trainer.strategy.reduce(self.counts[stage].compute().clone(), reduce_op="sum").cpu()  # type: ignore
+        counts = trainer.strategy.reduce(self.counts[stage].compute().clone(), reduce_op="sum").cpu()
         self.matrices[stage] = counts
         overall = matrix.overall_metrics(counts)
         accuracy = overall.pop("accuracy")  # the model logs it itself
@@ -122,9 +122,9 @@ class ConfusionMatrixCallback(pl.Callback):
         cells = matrix.shown_cells(counts, self.max_cells, self.top_confusions)
         if len(cells) < len(names) ** 2 and self.forms != ("image",):
             self.say(
-                f"{len(names)} x {len(names)} cells are more than confusion_matrix.max_cells={self.max_cells}: "
-                f"scalars and tables hold the diagonal and the {self.top_confusions} largest confusions, "
-                f"charts the {CHART_CLASSES} most confused classes"
+                f"{len(names)} x {len(names)} cells are more than confusion_matrix.max_cells={self.max_cells}; "
+                f"scalar and table hold the diagonal and the {self.top_confusions} largest confusions, "
+                f"chart the {CHART_CLASSES} most confused classes"
             )
         scalars = matrix.per_class_scalars(counts, names, stage)
         for mode in self.modes:
@@ -142,23 +142,30 @@ class ConfusionMatrixCallback(pl.Callback):
 
     def publish_pictures(self, stage: str, trainer: pl.Trainer, counts: Tensor, title: str) -> None:
         """Log the chart where there is one, and the picture where it is wanted or stands in for the chart."""
-        loggers = trainer.loggers
+        wanted, loggers = "image" in self.forms, trainer.loggers
         if "chart" in self.forms:
-            chosen = list(range(len(counts)))
-            if len(counts) ** 2 > self.max_cells:
-                chosen = matrix.most_confused_classes(counts, CHART_CLASSES) or chosen[:CHART_CLASSES]
-            table = matrix.nested_table(counts, self.class_names, [(row, column) for row in chosen for column in chosen])
-            without = log_matrix_chart(trainer, f"confusion_matrix_chart/{stage}", table, title, trainer.global_step)
-            if without or not trainer.loggers:
-                who = ", ".join(type(logger).__name__ for logger in without) or "without a logger"
-                self.say(f"no interactive chart of the confusion matrix in {who}: the picture takes its place")
-            loggers = loggers if "image" in self.forms else without
-        if "image" in self.forms or ("chart" in self.forms and (loggers or not trainer.loggers)):
+            without = self.publish_chart(stage, trainer, counts, title)
+            if not wanted:
+                wanted, loggers = bool(without) or not trainer.loggers, without
+        if wanted:
             from image_classifier.confusion.draw import draw_confusion_matrix  # slow to import
 
             for mode in self.modes:
                 picture = draw_confusion_matrix(counts, self.class_names, mode, title)
                 log_image(trainer, f"confusion_matrix{self.infix(mode)}/{stage}", picture, trainer.global_step, loggers)
+
+    def publish_chart(self, stage: str, trainer: pl.Trainer, counts: Tensor, title: str) -> list[Any]:
+        """Log the interactive chart; returns the loggers that have none."""
+        chosen = list(range(len(counts)))
+        if len(counts) ** 2 > self.max_cells:
+            chosen = matrix.most_confused_classes(counts, CHART_CLASSES) or chosen[:CHART_CLASSES]
+        cells = [(true, predicted) for true in chosen for predicted in chosen]
+        table = matrix.nested_table(counts, self.class_names, cells)
+        without = log_matrix_chart(trainer, f"confusion_matrix_chart/{stage}", table, title, trainer.global_step)
+        if without or not trainer.loggers:
+            who = f"in {', '.join(type(logger).__name__ for logger in without)}" if without else "without a logger"
+            self.say(f"no interactive chart {who}: the picture takes its place")
+        return without
 
     def infix(self, mode: matrix.Normalization) -> str:
         """What keeps the keys of several normalisations apart."""
@@ -173,6 +180,12 @@ class ConfusionMatrixCallback(pl.Callback):
     def save(self, stage: str, trainer: pl.Trainer) -> None:
         if stage in self.matrices and trainer.is_global_zero:
             write_atomically(self.directory / f"{stage}.csv", matrix.to_csv(self.matrices[stage], self.class_names))
+
+
+def normalizations(setting: Any) -> tuple[matrix.Normalization, ...]:
+    """One mode or several, as YAML has them: it reads true as a boolean and null as nothing."""
+    modes = setting if isinstance(setting, Sequence) and not isinstance(setting, str) else [setting]
+    return tuple("true" if mode is True else "none" if mode is None else mode for mode in modes)
 
 
 def curve_groups(stages: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ TICK_LABEL_LIMIT = 50  # more classes than this: no tick labels, and the most co
 MOST_CONFUSED = 15  # classes in that second panel
 CELL_LIMIT = 500  # more classes than this: a painted cell shows the largest of several
 
-COLORS = (matplotlib.colormaps["Blues"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)  # one hue, light to dark
+COLORS = (mpl.colormaps["Blues"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)  # one hue, light to dark
 DARK = 0.6  # of the way to the darkest colour, from where on white is easier to read than black
 TEXT_SIZE, LABEL_SIZE, TITLE_SIZE = 11, 12, 14  # font heights in pixels
 GAP = 10  # pixels between parts
@@ -107,7 +107,9 @@ def draw_confusion_matrix(
     for panel in panels:
         paint_panel(image, panel, x, (panel.shares / largest) ** gamma)
         x += panel.width
-    paint_bar(image, x, max(panels[-1].side, BAR_HEIGHT), largest, gamma, BAR_NAMES.get(mode, "share of the true class"))
+    paint_bar(
+        image, x, max(panels[-1].side, BAR_HEIGHT), largest, gamma, BAR_NAMES.get(mode, "share of the true class")
+    )
     return np.array(image)
 
 

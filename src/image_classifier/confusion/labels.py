@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 from matplotlib.font_manager import fontManager, get_font
 
 LABEL_LENGTH = 24  # characters; longer class names are cut in the middle
-BASE_FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+BASE_FONT = str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 NO_GLYPH = "\N{WHITE SQUARE}"
 
 

@@ -37,8 +37,8 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
                 f"expected the package mlflow for logger=mlflow but found none ({error}); "
                 "install it: .venv/bin/python -m uv pip install mlflow"
             ) from None
-        for name in ("alembic", "mlflow.store.db.utils"):  # ten lines about a new, empty database
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("alembic", "mlflow.store.db.utils", "pytorch_lightning.loggers.mlflow"):  # about a new database
+            logging.getLogger(name).setLevel(logging.ERROR)
         if tracking_uri is None:
             store = Path(run_dir).resolve() / "mlruns"
             store.mkdir(parents=True, exist_ok=True)

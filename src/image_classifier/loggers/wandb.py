@@ -84,12 +84,12 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
     def log_matrix_chart(self, key: str, table: Table, title: str, step: int) -> bool:
         import wandb
 
-        columns = ["Actual", "Predicted", "nPredictions"]  # what W&B's own chart expects
+        columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]  # what W&B's own chart expects
         cells = [[true, predicted, count] for predicted, column in table.items() for true, count in column.items()]
         chart = wandb.plot_table(
             vega_spec_name="wandb/confusion_matrix/v1",
             data_table=wandb.Table(columns=columns, data=cells),
-            fields={column: column for column in columns},
+            fields={str(column): str(column) for column in columns},
             string_fields={"title": title},
         )
         self.experiment.log({key: chart, "trainer/global_step": step})
