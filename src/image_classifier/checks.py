@@ -56,6 +56,15 @@ def some_of(*choices: str) -> Check:
     )
 
 
+def normalization() -> Check:
+    modes = ("none", "true", True, "pred", "all")  # YAML reads true as a boolean
+    return Check(
+        lambda value: value in modes or (OmegaConf.is_list(value) and value and all(mode in modes for mode in value)),
+        "one of none, true, pred, all, or a list of them",
+        "[none,true]",
+    )
+
+
 def switch() -> Check:
     return Check(lambda value: isinstance(value, bool), "true or false", "true")
 
@@ -89,9 +98,12 @@ CHECKS: dict[str, Check] = {
     "model.compile": switch(),
     "model.channels_last": switch(),
     "model.test_time_flip": switch(),
-    "confusion_matrix.forms": some_of("image", "scalar"),
+    "model.ignore_index": whole(-100, -100),
+    "confusion_matrix.forms": some_of("image", "scalar", "table", "chart"),
     "confusion_matrix.stages": some_of("val", "test"),
-    "confusion_matrix.normalize": one_of("none", "true", "pred", "all"),
+    "confusion_matrix.normalize": normalization(),
+    "confusion_matrix.max_cells": whole(0, 2500),
+    "confusion_matrix.top_confusions": whole(0, 50),
     "confusion_matrix.every_n_epochs": whole(1, 5),
     "trainer.max_epochs": whole(1, 10),
     "trainer.log_every_n_steps": whole(1, 50),

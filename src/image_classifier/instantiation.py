@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+
+from image_classifier.errors import UserError
 
 # What a configuration, also one that comes out of a checkpoint, may call.
 EXECUTION_WHITELIST = (
@@ -19,4 +22,9 @@ EXECUTION_WHITELIST = (
 
 def make(config: Any, **arguments: Any) -> Any:
     """Call the `_target_` of a configuration with its settings and with further arguments."""
-    return instantiate(config, _execution_whitelist_=EXECUTION_WHITELIST, **arguments)
+    try:
+        return instantiate(config, _execution_whitelist_=EXECUTION_WHITELIST, **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):  # a mistake of the user's found by what was called
+            raise error.__cause__ from None
+        raise

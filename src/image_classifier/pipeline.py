@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from image_classifier import summary
 from image_classifier.data.datamodule import ImageDataModule
@@ -198,6 +198,8 @@ def make_loggers(cfg: DictConfig) -> list[Any]:
 
 def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
     callbacks = [make(callback) for callback in (cfg.callbacks or {}).values() if callback]
+    if not loggers:  # it refuses to run without one
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if cfg.confusion_matrix:
         callbacks.append(make(cfg.confusion_matrix))
     return make(cfg.trainer, callbacks=callbacks, logger=loggers or False)

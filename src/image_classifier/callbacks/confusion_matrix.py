@@ -1,4 +1,4 @@
-"""The confusion matrix of every validation epoch and of the test, in the chosen form, in every logger."""
+"""The confusion matrix of every validation epoch and of the test, in the chosen forms, in every logger."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +10,11 @@ from torch import Tensor
 
 from image_classifier.confusion import matrix
 from image_classifier.confusion.counts import ConfusionCounts
+from image_classifier.errors import UserError
 from image_classifier.files import write_atomically
-from image_classifier.loggers.base import log_image, log_scalars
+from image_classifier.loggers.base import group_curves, log_image, log_matrix, log_matrix_chart, log_scalars
+
+CHART_CLASSES = 15  # most confused classes in the interactive chart of a matrix above `max_cells`
 
 
 class ConfusionMatrixCallback(pl.Callback):
@@ -20,11 +23,15 @@ class ConfusionMatrixCallback(pl.Callback):
     Args:
         run_dir: Raw counts are saved to `<run_dir>/confusion_matrix/<stage>.csv`; for validation those of
             the best epoch.
-        forms: Any of "image" (a figure) and "scalar" (one scalar per cell); empty logs nothing.
-        normalize: "none", "true" (rows sum to 1), "pred" (columns sum to 1) or "all".
+        forms: Any of "image" (a picture), "scalar" (one scalar per cell), "table" and "chart" (interactive, always
+            of counts; a logger without one gets the picture); empty logs nothing.
+        normalize: "none", "true" (rows sum to 1), "pred" (columns sum to 1), "all", or several of them: then raw
+            counts keep their keys and the others go under `confusion_matrix_normalized_<mode>/<stage>`.
         every_n_epochs: Validation epochs between two logged matrices; counting goes on in every epoch.
         stages: Any of "val" and "test".
-        ignore_index: Samples with this target are not counted.
+        ignore_index: Samples with this target are not counted; None for the model's.
+        max_cells: With more cells, scalars and tables hold the diagonal and the largest confusions only.
+        top_confusions: How many of them.
     """
 
     def __init__(
@@ -32,24 +39,32 @@ class ConfusionMatrixCallback(pl.Callback):
         run_dir: str,
         *,
         forms: Sequence[str] = ("image",),
-        normalize: matrix.Normalization = "none",
+        normalize: matrix.Normalization | Sequence[matrix.Normalization] = "none",
         every_n_epochs: int = 1,
         stages: Sequence[str] = ("val", "test"),
-        ignore_index: int = -100,
+        ignore_index: int | None = None,
+        max_cells: int = 2500,
+        top_confusions: int = 50,
     ) -> None:
         self.directory = Path(run_dir) / "confusion_matrix"
         self.forms = tuple(forms)
-        self.normalize = normalize
+        self.modes = normalizations(normalize)
         self.every_n_epochs = every_n_epochs
         self.stages = tuple(stages)
         self.ignore_index = ignore_index
+        self.max_cells = max_cells
+        self.top_confusions = top_confusions
         self.counts: dict[str, ConfusionCounts] = {}
         self.matrices: dict[str, Tensor] = {}  # the last (K, K) counts of each stage, on the CPU
         self.class_names: tuple[str, ...] = ()
+        self.said: set[str] = set()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.class_names = tuple(trainer.datamodule.class_names)  # type: ignore[attr-defined]
-        matrix.check_class_names(self.class_names)
+        try:
+            matrix.check_class_names(self.class_names)
+        except ValueError as error:
+            raise UserError(f"{error}; rename one of them in the data set") from None
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start("val", pl_module)
@@ -59,7 +74,8 @@ class ConfusionMatrixCallback(pl.Callback):
 
     def start(self, stage: str, pl_module: pl.LightningModule) -> None:
         if stage in self.stages:
-            self.counts[stage] = ConfusionCounts(len(self.class_names), self.ignore_index).to(pl_module.device)
+            ignored = getattr(pl_module, "ignore_index", -100) if self.ignore_index is None else self.ignore_index
+            self.counts[stage] = ConfusionCounts(len(self.class_names), ignored, pl_module.device)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
@@ -89,32 +105,95 @@ class ConfusionMatrixCallback(pl.Callback):
     def finish(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, due: bool) -> None:
         if stage not in self.stages:
             return
-        counts = self.counts[stage].compute().cpu()  # summed over all processes
+        counts = trainer.strategy.reduce(self.counts[stage].compute().clone(), reduce_op="sum").cpu()
         self.matrices[stage] = counts
         overall = matrix.overall_metrics(counts)
-        del overall["accuracy"]  # the model logs it itself
+        accuracy = overall.pop("accuracy")  # the model logs it itself
         pl_module.log_dict({f"{stage}/{name}": value for name, value in overall.items()})
         if due and self.forms and trainer.is_global_zero:
-            self.publish(stage, trainer, counts)
+            self.publish(stage, trainer, counts, accuracy)
 
-    def publish(self, stage: str, trainer: pl.Trainer, counts: Tensor) -> None:
-        step = trainer.global_step
-        key = f"confusion_matrix/{stage}"
-        scalars = matrix.per_class_scalars(counts, self.class_names, stage)
-        if "scalar" in self.forms:
-            scalars |= matrix.cell_scalars(matrix.normalize(counts, self.normalize), self.class_names, key)
+    def publish(self, stage: str, trainer: pl.Trainer, counts: Tensor, accuracy: float) -> None:
+        """Log the counts in all forms."""
+        if not self.said:
+            group_curves(trainer, curve_groups(self.stages))
+            self.said.add("curves")
+        step, names = trainer.global_step, self.class_names
+        cells = matrix.shown_cells(counts, self.max_cells, self.top_confusions)
+        if len(cells) < len(names) ** 2 and self.forms != ("image",):
+            self.say(
+                f"{len(names)} x {len(names)} cells are more than confusion_matrix.max_cells={self.max_cells}; "
+                f"scalar and table hold the diagonal and the {self.top_confusions} largest confusions, "
+                f"chart the {CHART_CLASSES} most confused classes"
+            )
+        scalars = matrix.per_class_scalars(counts, names, stage)
+        for mode in self.modes:
+            infix = self.infix(mode)
+            values = matrix.normalize(counts, mode)
+            if "scalar" in self.forms:
+                scalars |= matrix.cell_scalars(values, names, f"confusion_matrix{infix}/{stage}", cells)
+            if "table" in self.forms:
+                table = matrix.nested_table(values, names, cells)
+                beside = {"epoch": trainer.current_epoch, "acc": accuracy}
+                log_matrix(trainer, f"confusion_matrix_table{infix}/{stage}", table, beside, step)
         log_scalars(trainer, scalars, step)
-        if "image" in self.forms:
-            from image_classifier.confusion import draw  # matplotlib is not needed before the first figure
+        title = f"{stage}, epoch {trainer.current_epoch}" if stage == "val" else stage
+        self.publish_pictures(stage, trainer, counts, f"{title}, accuracy {accuracy:.2%}")
 
-            accuracy = matrix.overall_metrics(counts)["accuracy"]
-            title = f"{stage}, epoch {trainer.current_epoch}, accuracy {accuracy:.2%}"
-            figure = draw.draw_confusion_matrix(counts, self.class_names, self.normalize, title)
-            log_image(trainer, key, draw.to_array(figure), step)
+    def publish_pictures(self, stage: str, trainer: pl.Trainer, counts: Tensor, title: str) -> None:
+        """Log the chart where there is one, and the picture where it is wanted or stands in for the chart."""
+        wanted, loggers = "image" in self.forms, trainer.loggers
+        if "chart" in self.forms:
+            without = self.publish_chart(stage, trainer, counts, title)
+            if not wanted:
+                wanted, loggers = bool(without) or not trainer.loggers, without
+        if wanted:
+            from image_classifier.confusion.draw import draw_confusion_matrix  # slow to import
+
+            for mode in self.modes:
+                picture = draw_confusion_matrix(counts, self.class_names, mode, title)
+                log_image(trainer, f"confusion_matrix{self.infix(mode)}/{stage}", picture, trainer.global_step, loggers)
+
+    def publish_chart(self, stage: str, trainer: pl.Trainer, counts: Tensor, title: str) -> list[Any]:
+        """Log the interactive chart; returns the loggers that have none."""
+        chosen = list(range(len(counts)))
+        if len(counts) ** 2 > self.max_cells:
+            chosen = matrix.most_confused_classes(counts, CHART_CLASSES) or chosen[:CHART_CLASSES]
+        cells = [(true, predicted) for true in chosen for predicted in chosen]
+        table = matrix.nested_table(counts, self.class_names, cells)
+        without = log_matrix_chart(trainer, f"confusion_matrix_chart/{stage}", table, title, trainer.global_step)
+        if without or not trainer.loggers:
+            who = f"in {', '.join(type(logger).__name__ for logger in without)}" if without else "without a logger"
+            self.say(f"no interactive chart {who}: the picture takes its place")
+        return without
+
+    def infix(self, mode: matrix.Normalization) -> str:
+        """What keeps the keys of several normalisations apart."""
+        return "" if mode == "none" or len(self.modes) == 1 else f"_normalized_{mode}"
+
+    def say(self, message: str) -> None:
+        """Print a message the first time."""
+        if message not in self.said:
+            self.said.add(message)
+            print(f"Confusion matrix: {message}", flush=True)
 
     def save(self, stage: str, trainer: pl.Trainer) -> None:
         if stage in self.matrices and trainer.is_global_zero:
             write_atomically(self.directory / f"{stage}.csv", matrix.to_csv(self.matrices[stage], self.class_names))
+
+
+def normalizations(setting: Any) -> tuple[matrix.Normalization, ...]:
+    """One mode or several, as YAML has them: it reads true as a boolean and null as nothing."""
+    modes = setting if isinstance(setting, Sequence) and not isinstance(setting, str) else [setting]
+    return tuple("true" if mode is True else "none" if mode is None else mode for mode in modes)
+
+
+def curve_groups(stages: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Precision, recall and F1 of all classes in a chart each, by stage."""
+    return {
+        f"per class, {stage}": {figure: f"per_class/{stage}/{figure}/.*" for figure in ("precision", "recall", "f1")}
+        for stage in stages
+    }
 
 
 def is_best_so_far(trainer: pl.Trainer) -> bool:

@@ -91,15 +91,39 @@ def overall_metrics(counts: Tensor) -> dict[str, float]:
 
 def most_confused(counts: Tensor, class_names: Sequence[str], limit: int = 10) -> list[ConfusedPair]:
     """The most frequent off-diagonal pairs, most frequent first (ties in reading order), without empty ones."""
-    errors = counts.clone().fill_diagonal_(0)
-    support = counts.sum(1)
-    pairs = []
-    for position in errors.flatten().argsort(descending=True, stable=True)[:limit].tolist():
-        true, predicted = divmod(position, len(counts))
-        samples = int(errors[true, predicted])
-        if samples > 0:
-            pairs.append(ConfusedPair(class_names[true], class_names[predicted], samples, samples / int(support[true])))
-    return pairs
+    support = counts.sum(1).tolist()
+    return [
+        ConfusedPair(class_names[true], class_names[predicted], samples, samples / support[true])
+        for true, predicted, samples in largest_errors(counts, limit)
+    ]
+
+
+def most_confused_classes(counts: Tensor, limit: int) -> list[int]:
+    """Positions, ascending, of the classes in the most frequent off-diagonal pairs; those without errors are out."""
+    chosen: set[int] = set()
+    for true, predicted, _ in largest_errors(counts, limit**2):
+        with_pair = chosen | {true, predicted}
+        if len(with_pair) > limit:
+            break
+        chosen = with_pair
+    return sorted(chosen)
+
+
+def largest_errors(counts: Tensor, limit: int) -> list[tuple[int, int, int]]:
+    """(true, predicted, samples) of the largest off-diagonal cells, largest first (ties in reading order)."""
+    errors = counts.clone().fill_diagonal_(0).flatten()
+    limit = min(limit, len(errors))
+    if limit == 0:
+        return []
+    # Sorting a million cells takes a tenth of a second; finding the value of the last one wanted takes a hundredth.
+    smallest = errors.topk(limit).values[-1].clamp(min=1)
+    candidates = (errors >= smallest).nonzero().flatten()
+    order = errors[candidates].argsort(descending=True, stable=True)[:limit]
+    chosen = candidates[order]
+    return [
+        (*divmod(position, len(counts)), samples)
+        for position, samples in zip(chosen.tolist(), errors[chosen].tolist(), strict=True)
+    ]
 
 
 def slug(class_name: str) -> str:
@@ -107,18 +131,40 @@ def slug(class_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", class_name)
 
 
-def cell_scalars(matrix: Tensor, class_names: Sequence[str], prefix: str) -> dict[str, float]:
-    """One scalar per cell, keyed `<prefix>/<true>/<predicted>`; for two classes tp, tn, fp, fn of class 1."""
-    values = matrix.tolist()
+def shown_cells(counts: Tensor, max_cells: int, top: int) -> list[tuple[int, int]]:
+    """Which cells to log one by one, as (true, predicted), row by row.
+
+    Args:
+        counts: (K, K) integer.
+        max_cells: With more cells than this, only the diagonal and the largest confusions are shown.
+        top: How many of the largest confusions.
+    """
+    number = len(counts)
+    if number**2 <= max_cells:
+        return [(true, predicted) for true in range(number) for predicted in range(number)]
+    diagonal = [(position, position) for position in range(number)]
+    return sorted(diagonal + [(true, predicted) for true, predicted, _ in largest_errors(counts, top)])
+
+
+def cell_scalars(
+    matrix: Tensor, class_names: Sequence[str], prefix: str, cells: Sequence[tuple[int, int]]
+) -> dict[str, float]:
+    """One scalar per shown cell, keyed `<prefix>/<true>/<predicted>`; for two classes tp, tn, fp, fn of class 1."""
     if len(class_names) == 2:
-        (tn, fp), (fn, tp) = values
+        (tn, fp), (fn, tp) = matrix.tolist()
         return {f"{prefix}/{name}": value for name, value in (("tp", tp), ("tn", tn), ("fp", fp), ("fn", fn))}
     slugs = unique_slugs(class_names)
-    return {
-        f"{prefix}/{true}/{predicted}": values[row][column]
-        for row, true in enumerate(slugs)
-        for column, predicted in enumerate(slugs)
-    }
+    return {f"{prefix}/{slugs[true]}/{slugs[predicted]}": matrix[true, predicted].item() for true, predicted in cells}
+
+
+def nested_table(
+    matrix: Tensor, class_names: Sequence[str], cells: Sequence[tuple[int, int]]
+) -> dict[str, dict[str, float]]:
+    """The shown cells keyed by real names, predicted first: `{predicted: {true: value}}`."""
+    table: dict[str, dict[str, float]] = {}
+    for true, predicted in sorted(cells, key=lambda cell: (cell[1], cell[0])):
+        table.setdefault(class_names[predicted], {})[class_names[true]] = matrix[true, predicted].item()
+    return table
 
 
 def per_class_scalars(counts: Tensor, class_names: Sequence[str], stage: str) -> dict[str, float]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning.loggers as pl_loggers
+from torch.utils.tensorboard.summary import hparams
 
-from image_classifier.loggers.base import RunLogger
+from image_classifier.loggers.base import RunLogger, Table, markdown_table
 
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # its missing-TensorFlow notice tells users nothing
 
@@ -27,6 +28,17 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
         self.experiment.add_text(key, markdown, step)
         return True
 
+    def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
+        caption = ", ".join(f"{name} {value:.5g}" for name, value in beside.items())
+        return self.log_markdown(key, f"{caption}\n\n{markdown_table(table)}", step)
+
+    def group_curves(self, charts: Mapping[str, Mapping[str, str]]) -> None:
+        layout = {
+            heading: {title: ["Multiline", [keys]] for title, keys in titles.items()}
+            for heading, titles in charts.items()
+        }
+        self.experiment.add_custom_scalars(layout)
+
     def log_facts(self, facts: Mapping[str, Any]) -> None:
         self.facts = dict(facts)
         rows = "\n".join(f"| {key} | `{value}` |" for key, value in facts.items())
@@ -38,4 +50,16 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in self.facts.items()
         }
-        self.experiment.add_hparams(settings, {f"final/{key}": value for key, value in metrics.items()}, run_name=".")
+        final = {f"final/{key}": float(value) for key, value in metrics.items()}
+        # What SummaryWriter.add_hparams does, without its second event file.
+        for summary in hparams(settings, final):
+            self.experiment._get_file_writer().add_summary(summary)
+        self.log_metrics(final, 0)
+
+    def finalize(self, status: str) -> None:
+        """Lightning calls this after fit, and the test comes after it: `close` ends the file."""
+        if self._experiment is not None:
+            self._experiment.flush()
+
+    def close(self) -> None:
+        super().finalize("success")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytorch_lightning.loggers as pl_loggers
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from image_classifier.loggers.base import RunLogger
+from image_classifier.loggers.base import RunLogger, Table
 
 CONNECT_TIMEOUT = 3.0  # seconds to wait for the server before a run goes offline
 FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload when the server has died
@@ -75,6 +75,25 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
             print(f"W&B logs offline ({reason}). Upload the run later with: wandb sync {directory}", flush=True)
         elif self.mode == "online":
             print(f"W&B run: {self._experiment.url}", flush=True)
+
+    def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
+        figures = {f"{key}/{name}": value for name, value in beside.items()}
+        self.experiment.log({key: table, **figures, "trainer/global_step": step})
+        return True
+
+    def log_matrix_chart(self, key: str, table: Table, title: str, step: int) -> bool:
+        import wandb
+
+        columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]  # what W&B's own chart expects
+        cells = [[true, predicted, count] for predicted, column in table.items() for true, count in column.items()]
+        chart = wandb.plot_table(
+            vega_spec_name="wandb/confusion_matrix/v1",
+            data_table=wandb.Table(columns=columns, data=cells),
+            fields={str(column): str(column) for column in columns},
+            string_fields={"title": title},
+        )
+        self.experiment.log({key: chart, "trainer/global_step": step})
+        return True
 
     def log_facts(self, facts: Mapping[str, Any]) -> None:
         self.experiment.config.update(dict(facts), allow_val_change=True)

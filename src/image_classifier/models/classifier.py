@@ -41,8 +41,9 @@ class LossAndAccuracy(Metric):
     def update(self, loss_sum: Tensor, predicted: Tensor, targets: Tensor) -> None:
         """Add a batch: the sum of its losses, its (B,) predicted classes and its (B,) targets."""
         self.loss_sum += loss_sum
-        self.correct += (predicted == targets).sum()
-        self.samples += (targets != self.ignore_index).sum()
+        counted = targets != self.ignore_index
+        self.correct += ((predicted == targets) & counted).sum()
+        self.samples += counted.sum()
 
     def compute(self) -> dict[str, Tensor]:
         return {
