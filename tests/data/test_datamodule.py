@@ -44,7 +44,7 @@ def test_split_is_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize("val_size", [100, 101, 0.001])
 def test_split_that_leaves_nothing_is_told(val_size: int | float) -> None:
-    with pytest.raises(UserError, match=r"validation set of 1 to 99 of 100 images.*data\.val_size"):
+    with pytest.raises(UserError, match=r"hold out 1 to 99 of 100 images.*data\.val_size"):
         stratified_split(torch.arange(100) % 4, val_size, 1)
 
 
