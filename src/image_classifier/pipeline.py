@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from torch import Tensor
 
 from image_classifier import predictions, summary
@@ -250,6 +250,8 @@ def make_loggers(cfg: DictConfig) -> list[Any]:
 
 def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
     callbacks = [make(callback) for callback in (cfg.callbacks or {}).values() if callback]
+    if not loggers:  # Lightning refuses to monitor the rate for nobody
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if cfg.confusion_matrix:
         callbacks.append(make(cfg.confusion_matrix))
     return make(cfg.trainer, callbacks=callbacks, logger=loggers or False)

@@ -67,7 +67,7 @@ def test_labels_outside_the_classes_are_told() -> None:
     datamodule = make_synthetic()
     datamodule.class_names = datamodule.class_names[:3]
     datamodule.load_train_images = lambda: make_synthetic().load_train_images()  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="expected labels from 0 to 2 .* but found 0 to 3"):
+    with pytest.raises(UserError, match=r"expected labels from 0 to 2 .* but found 0 to 3"):
         datamodule.setup("fit")
 
 

@@ -107,7 +107,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> InMemoryLoader | DataLoader:
         # Lightning's own switch for this does not reach a loader that is not torch's.
-        same_batches = self.trainer is not None and self.trainer.overfit_batches > 0
+        same_batches = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self.loader(self.train_images, self.train_indices, self.batch_size, shuffle=not same_batches)
 
     def val_dataloader(self) -> InMemoryLoader | DataLoader:
