@@ -24,6 +24,13 @@ def is_number(value: Any) -> bool:
     return is_whole(value) or isinstance(value, float)
 
 
+COUNT_OR_SHARE = "a number of images of at least 1, or a fraction between 0.0 and 1.0"
+
+
+def is_count_or_share(value: Any) -> bool:
+    return (is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1)
+
+
 def whole(minimum: int, example: int) -> Check:
     return Check(lambda value: is_whole(value) and value >= minimum, f"a whole number of at least {minimum}", example)
 
@@ -83,11 +90,10 @@ CHECKS: dict[str, Check] = {
     "data.channels": whole(1, 1),
     "data.num_workers": whole(0, 2),
     "data.imbalance": at_least(1, 10),
-    "data.val_size": Check(
-        lambda value: (is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1),
-        "a number of images of at least 1, or a fraction between 0.0 and 1.0",
-        0.1,
-    ),
+    "data.val_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.1),
+    "data.test_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.2),
+    "data.in_memory": Check(lambda value: value == "auto" or isinstance(value, bool), "true, false or auto", "auto"),
+    "data.fit": one_of("crop", "stretch"),
     "data.augmentation.flip": fraction(0.5),
     "data.augmentation.shift": whole(0, 2),
     "data.augmentation.erase": fraction(0.25),
@@ -117,8 +123,11 @@ def check_config(cfg: DictConfig) -> None:
     """Check those settings that are there; which ones are depends on the chosen groups.
 
     Raises:
-        UserError: A setting has a wrong type or is out of range.
+        UserError: A mandatory setting is missing, or one has a wrong type or is out of range.
     """
+    if missing := OmegaConf.missing_keys(cfg):
+        key = min(missing)
+        raise UserError(f"expected a value for {key} but found none; add {key}=VALUE")
     for key, check in CHECKS.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and not check.accepts(value):

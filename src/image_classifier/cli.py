@@ -56,5 +56,12 @@ def evaluate(cfg: DictConfig) -> Any:
     return pipeline.evaluate(cfg)
 
 
+def predict(cfg: DictConfig) -> Any:
+    from image_classifier import pipeline
+
+    return pipeline.predict(cfg)
+
+
 train_command = command("train", train)
 eval_command = command("eval", evaluate)
+predict_command = command("predict", predict)

@@ -6,14 +6,15 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from torch import Tensor
 
-from image_classifier import summary
+from image_classifier import predictions, summary
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.errors import UserError
 from image_classifier.files import write_atomically, write_json
@@ -36,6 +37,8 @@ def train(cfg: DictConfig) -> float | None:
         The monitored metric of the best checkpoint (of the test when nothing was trained), for sweepers.
     """
     run_dir = Path(cfg.paths.run_dir)
+    if cfg.train and cfg.ckpt_path:
+        check_resumable(cfg)
     prepare_run(cfg, run_dir)
     if cfg.train:
         datamodule = make_datamodule(cfg)
@@ -87,6 +90,27 @@ def evaluate(cfg: DictConfig) -> float:
     return metrics["test/acc"]
 
 
+def predict(cfg: DictConfig) -> None:
+    """Classify pictures with a checkpoint; no training data is needed.
+
+    Args:
+        cfg: The composed `configs/predict.yaml`.
+
+    Raises:
+        UserError: There are no pictures; or, once all others are predicted and written, some cannot be read.
+    """
+    paths = predictions.input_pictures(cfg.input)
+    model = load_model(read_checkpoint(cfg.ckpt_path))
+    assert model.recipe is not None
+    with open_dict(cfg):
+        cfg.trainer.precision = cfg.trainer.precision or model.recipe["precision"]
+    prepare_run(cfg, Path(cfg.paths.run_dir))
+    pictures = predictions.PictureBatches(paths, model.recipe, cfg.batch_size)
+    trainer: pl.Trainer = make(cfg.trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    batches = trainer.predict(model, pictures, weights_only=True)
+    predictions.report(cast("list[Tensor]", batches), pictures, Path(cfg.output))
+
+
 def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckpt_path: str | None) -> dict[str, float]:
     """Train, resuming from a checkpoint if one is given.
 
@@ -94,7 +118,7 @@ def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckp
         The validation metrics of the best checkpoint, the last training metrics, epochs and seconds.
     """
     start = time.perf_counter()
-    trainer.fit(model, datamodule, ckpt_path=ckpt_path and str(existing(ckpt_path)), weights_only=True)
+    trainer.fit(model, datamodule, ckpt_path=ckpt_path, weights_only=True)
     seconds = time.perf_counter() - start
     metrics = figures(trainer, "train/", "val/")
     if best := best_checkpoint(trainer):
@@ -137,17 +161,21 @@ def make_model(cfg: DictConfig, datamodule: ImageDataModule) -> Classifier:
         "precision": cfg.trainer.precision,
         "image_shape": list(datamodule.image_shape),
         "class_names": list(datamodule.class_names),
+        "mean": list(datamodule.mean),
+        "std": list(datamodule.std),
     }
-    root = recipe["data"].get("root")
-    if root and Path(root).is_relative_to(cfg.paths.root_dir):  # so that a moved or cloned project finds its data
-        recipe["data"]["root"] = str(Path(root).relative_to(cfg.paths.root_dir))
-    return build_model(cfg.model, datamodule, recipe)
+    if root := recipe["data"].get("root"):
+        root = Path(root).absolute()
+        if root.is_relative_to(cfg.paths.root_dir):  # so that a moved or cloned project finds its data
+            root = root.relative_to(cfg.paths.root_dir)
+        recipe["data"]["root"] = str(root)
+    return build_model(cfg.model, recipe)
 
 
-def build_model(model_cfg: DictConfig, datamodule: ImageDataModule, recipe: dict[str, Any]) -> Classifier:
+def build_model(model_cfg: DictConfig, recipe: dict[str, Any]) -> Classifier:
     settings = {key: value for key, value in model_cfg.items() if key != "net"}
     make_classifier = make(settings, _partial_=True)
-    net = make(model_cfg.net, image_shape=datamodule.image_shape, num_classes=datamodule.num_classes)
+    net = make(model_cfg.net, image_shape=tuple(recipe["image_shape"]), num_classes=len(recipe["class_names"]))
     return make_classifier(net=net, recipe=recipe)
 
 
@@ -161,35 +189,59 @@ def load_run(ckpt_path: str, data_overrides: DictConfig | None = None) -> tuple[
     Raises:
         UserError: There is no such file, or it is none of ours.
     """
-    path = existing(ckpt_path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        recipe = checkpoint["recipe"]
-    except Exception as error:
-        raise UserError(f"expected a checkpoint written by train.py but found {path}: {error}") from None
+    checkpoint = read_checkpoint(ckpt_path)
+    recipe = checkpoint["recipe"]
     data_cfg = OmegaConf.create(recipe["data"])
+    if data_cfg.get("root") is not None:
+        data_cfg.root = str(Path(__file__).resolve().parents[2] / data_cfg.root)  # an absolute root stays itself
     for key, value in (data_overrides or {}).items():
         if value is not None:
             data_cfg[key] = value
-    if data_cfg.get("root") is not None:
-        data_cfg.root = str(Path(__file__).resolve().parents[2] / data_cfg.root)  # an absolute root stays itself
     datamodule: ImageDataModule = make(data_cfg)
     datamodule.prepare_data()
     if list(datamodule.class_names) != recipe["class_names"]:
         raise UserError(
-            f"expected the classes that {path} was trained on ({', '.join(recipe['class_names'])}) "
+            f"expected the classes that {ckpt_path} was trained on ({', '.join(recipe['class_names'])}) "
             f"but found {', '.join(datamodule.class_names)}; name the right data: data.root=DIR"
         )
-    model = build_model(OmegaConf.create(recipe["model"]), datamodule, recipe)
+    return load_model(checkpoint), datamodule
+
+
+def load_model(checkpoint: dict[str, Any]) -> Classifier:
+    """Rebuild the model from a checkpoint's recipe and weights."""
+    model = build_model(OmegaConf.create(checkpoint["recipe"]["model"]), checkpoint["recipe"])
     model.load_state_dict(checkpoint["state_dict"])
-    return model, datamodule
+    return model
 
 
-def existing(ckpt_path: str) -> Path:
+def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
+    """The content of a checkpoint.
+
+    Raises:
+        UserError: There is no such file, or it is none of ours.
+    """
     path = Path(ckpt_path)
     if not path.is_file():
         raise UserError(f"expected a checkpoint file but found none at {path}; see outputs/train/*/checkpoints/")
-    return path
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"expected a checkpoint written by train.py but found {path}: {reason}") from None
+    if not isinstance(checkpoint, dict) or not checkpoint.get("recipe"):
+        raise UserError(f"expected a checkpoint written by train.py but found {path}, which holds no recipe")
+    return checkpoint
+
+
+def check_resumable(cfg: DictConfig) -> None:
+    """Raise UserError when the checkpoint to resume from is of another network."""
+    saved = read_checkpoint(cfg.ckpt_path)["recipe"]["model"]["net"]
+    wanted = OmegaConf.to_container(cfg.model.net, resolve=True)
+    if saved != wanted:
+        raise UserError(
+            f"expected to resume the network of {cfg.ckpt_path} ({saved}) but found {wanted}; "
+            "resume with the overrides of the first run (see its config.yaml)"
+        )
 
 
 def make_loggers(cfg: DictConfig) -> list[Any]:
@@ -198,7 +250,7 @@ def make_loggers(cfg: DictConfig) -> list[Any]:
 
 def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
     callbacks = [make(callback) for callback in (cfg.callbacks or {}).values() if callback]
-    if not loggers:  # it refuses to run without one
+    if not loggers:  # Lightning refuses to monitor the rate for nobody
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if cfg.confusion_matrix:
         callbacks.append(make(cfg.confusion_matrix))

@@ -43,21 +43,21 @@ class Augmentation:
 
 def random_flip(images: Tensor, probability: float, generator: Generator) -> Tensor:
     """Mirror each image left to right with the given probability."""
-    chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < probability
-    return torch.where(chosen, images.flip(-1), images)
+    width = images.shape[-1]
+    mirrored = torch.rand(len(images), 1, generator=generator, device=images.device) < probability
+    columns = torch.arange(width, device=images.device)
+    source = torch.where(mirrored, width - 1 - columns, columns)  # (B, W)
+    # For uint8 one gather takes half the time of mirroring all images and choosing between the two.
+    return images.gather(-1, source[:, None, None, :].expand_as(images))
 
 
 def random_shift(images: Tensor, max_shift: int, generator: Generator) -> Tensor:
     """Move each image by up to `max_shift` pixels along height and width; vacated pixels become 0."""
     batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (max_shift,) * 4)  # (B, C, H + 2s, W + 2s)
-    offsets = torch.randint(2 * max_shift + 1, (2, batch, 1), generator=generator, device=images.device)
-    rows = offsets[0] + torch.arange(height, device=images.device)  # (B, H)
-    columns = offsets[1] + torch.arange(width, device=images.device)  # (B, W)
-    samples = torch.arange(batch, device=images.device)[:, None, None]
-    # Channels come last out of this index, so that one gather serves all of them.
-    moved = padded.movedim(1, -1)[samples, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-    return moved.movedim(-1, 1)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2s + 1, 2s + 1, H, W), a view
+    top, left = torch.randint(2 * max_shift + 1, (2, batch), generator=generator, device=images.device)
+    return windows[torch.arange(batch, device=images.device), :, top, left]
 
 
 def random_erase(images: Tensor, probability: float, max_size: int, generator: Generator) -> Tensor:

@@ -74,10 +74,13 @@ class ImageDataModule(pl.LightningDataModule):
     def setup(self, stage: Literal["fit", "validate", "test", "predict"] | str) -> None:
         if stage in ("fit", "validate") and self.train_images is None:
             self.train_images = self.place(self.load_train_images())
-            labels = self.train_images.labels.cpu()
-            self.train_indices, self.val_indices = stratified_split(labels, self.val_size, self.seed)
+            self.train_indices, self.val_indices = self.split(self.train_images.labels.cpu())
         if stage == "test" and self.test_images is None:
             self.test_images = self.place(self.load_test_images())
+
+    def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices for training and for validation of (N,) labels."""
+        return stratified_split(labels, self.val_size, self.seed)
 
     def place(self, data: ImageSet) -> ImageSet:
         """Check the labels, and move the images to the device that serves them."""
@@ -104,7 +107,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> InMemoryLoader | DataLoader:
         # Lightning's own switch for this does not reach a loader that is not torch's.
-        same_batches = getattr(self.trainer, "overfit_batches", 0) > 0
+        same_batches = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self.loader(self.train_images, self.train_indices, self.batch_size, shuffle=not same_batches)
 
     def val_dataloader(self) -> InMemoryLoader | DataLoader:
@@ -154,25 +157,28 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return torch.addcmul(offset, images.float(), scale)
 
 
-def stratified_split(labels: Tensor, val_size: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split samples into training and validation with the same share of each class (largest remainders).
+def stratified_split(
+    labels: Tensor, val_size: int | float, seed: int, setting: str = "data.val_size"
+) -> tuple[Tensor, Tensor]:
+    """Split samples in two, with the same share of each class in both (largest remainders).
 
     Args:
         labels: (N,) int64.
-        val_size: Number of validation samples, or their fraction when below 1.
+        val_size: Number of samples in the second part, or their fraction when below 1.
         seed: Seed of the choice.
+        setting: Where the user sets `val_size`, for the error.
 
     Returns:
-        Indices for training and for validation, both int64 and ascending.
+        Indices of the first part (training) and of the second (validation), both int64 and ascending.
 
     Raises:
-        UserError: Nothing would be left to train on, or to validate on.
+        UserError: One of the parts would be empty.
     """
     count = round(val_size * len(labels)) if val_size < 1 else int(val_size)
     if not 0 < count < len(labels):
         raise UserError(
-            f"expected a validation set of 1 to {len(labels) - 1} of {len(labels)} images but found {count}; "
-            "set data.val_size to a count or a fraction"
+            f"expected to hold out 1 to {len(labels) - 1} of {len(labels)} images but found {count}; "
+            f"set {setting} to a count or a fraction"
         )
     generator = torch.Generator().manual_seed(seed)
     per_class = torch.bincount(labels)

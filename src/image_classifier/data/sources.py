@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import os
 import shutil
 import struct
@@ -48,6 +49,8 @@ def ensure_files(raw_dir: Path, dataset: str) -> None:
         return
     try:
         raw_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(raw_dir, os.W_OK):
+            raise OSError("it is read-only")
     except OSError as error:
         raise UserError(
             f"expected a writable data directory but found {raw_dir}: {error}; choose another: data.root=DIR"
@@ -59,6 +62,8 @@ def ensure_files(raw_dir: Path, dataset: str) -> None:
     with FileLock(raw_dir / ".lock"):  # processes that start together wait for the first one's copy
         if not missing_files(raw_dir, dataset):
             return
+        for left_by_a_killed_process in raw_dir.glob(".fetching-*"):
+            shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
         for name, fetch in sources:
             print(f"Getting {dataset} from {name} ...", flush=True)
             try:
@@ -128,7 +133,7 @@ def fetch_from_mirrors(staging: Path, dataset: str) -> None:
                     raise OSError("the download is damaged (its MD5 differs)")
                 (staging / archive.removesuffix(".gz")).write_bytes(gzip.decompress(content))
                 break
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, http.client.HTTPException) as error:
                 failures.append(f"{mirror}: {error}")
         else:
             raise OSError("; ".join(failures))

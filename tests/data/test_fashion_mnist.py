@@ -1,0 +1,49 @@
+"""The real Fashion-MNIST, from the project's data directory; it is fetched there when it is absent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from image_classifier.data.sources import FASHION_MNIST_SHA256, sha256
+from image_classifier.instantiation import make
+
+
+@pytest.fixture
+def datamodule(compose_config: Callable[..., Any]) -> Any:
+    made = make(compose_config("data=fashion_mnist").data)
+    made.prepare_data()
+    made.setup("fit")
+    made.setup("test")
+    return made
+
+
+def test_official_split_is_kept(datamodule: Any) -> None:
+    raw = datamodule.root / "FashionMNIST" / "raw"
+    assert {file: sha256(raw / file) for file in FASHION_MNIST_SHA256} == FASHION_MNIST_SHA256
+    images, labels = datamodule.train_images
+    assert images.shape == (60_000, 1, 28, 28) and images.dtype == torch.uint8
+    assert torch.bincount(labels).tolist() == [6000] * 10
+    assert torch.bincount(labels[datamodule.train_indices]).tolist() == [5500] * 10
+    assert torch.bincount(labels[datamodule.val_indices]).tolist() == [500] * 10
+    assert torch.equal(
+        torch.cat([datamodule.train_indices, datamodule.val_indices]).sort().values, torch.arange(60_000)
+    )
+    assert images[0, 0, 14].tolist()[10:14] == read_row(raw / "train-images-idx3-ubyte", 14)[10:14]
+    test_images, test_labels = datamodule.test_images
+    assert test_images.shape == (10_000, 1, 28, 28)
+    assert torch.bincount(test_labels).tolist() == [1000] * 10
+    served = [labels for _, labels in datamodule.test_dataloader()]
+    assert torch.equal(torch.cat(served), test_labels)
+    share = torch.bincount(images.flatten()).double() / images.numel()
+    values = torch.arange(256) / 255
+    mean = float((share * values).sum())
+    assert datamodule.mean == pytest.approx([mean], abs=5e-5)
+    assert datamodule.std == pytest.approx([float((share * (values - mean) ** 2).sum() ** 0.5)], abs=5e-5)
+    assert datamodule.class_names[0] == "T-shirt/top" and datamodule.class_names[9] == "Ankle boot"
+
+
+def read_row(path: Any, row: int) -> list[int]:
+    """A row of the first image, straight from the file: 16 bytes of header, then 28 bytes a row."""
+    return list(path.read_bytes()[16 + 28 * row :][:28])
