@@ -1,0 +1,108 @@
+"""Wrong settings are told in one line, before torch is imported; right ones pass."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from image_classifier.checks import CHECKS, check_config
+from image_classifier.cli import CONFIG_DIR
+from image_classifier.errors import UserError
+
+WRONG: dict[str, list[Any]] = {
+    "seed": [-1, 2**32, 1.5, "one", True],
+    "monitor.metric": [3, True],
+    "monitor.mode": ["maximum", "MAX"],
+    "data.num_classes": [1, 0, 2.5],
+    "data.imbalance": [0.5, -1, "much"],
+    "data.val_size": [0, 0.0, 1.0, 1.5, -3, "half"],
+    "data.test_size": [0, 0.0, 1.0, "half"],
+    "data.in_memory": ["yes", 1.5],
+    "data.fit": ["pad"],
+    "model.optimizer.lr": [0, -0.1, "fast", True],
+    "confusion_matrix.normalize": ["rows", 1],
+    "confusion_matrix.forms": ["image", ["picture"]],
+    "confusion_matrix.stages": ["val", ["train"]],
+}
+
+
+def wrong_values(key: str) -> list[Any]:
+    """By what the setting is expected to be, unless it has a list of its own."""
+    expected = CHECKS[key].expected
+    if key in WRONG:
+        return WRONG[key]
+    if expected.startswith("a whole number of at least"):
+        return [int(expected.split()[-1]) - 1, 1.5, "many", True]
+    if expected.startswith("a number of at least"):
+        return [float(expected.split()[-1]) - 0.1, "many"]
+    if expected == "a number from 0 to 1":
+        return [-0.1, 1.1, 2, "often"]
+    if expected == "true or false":
+        return [1, "yes", 0.0]
+    if expected.startswith("a number of batches"):
+        return [-1, 1.5, "few"]
+    if expected.startswith("one of "):
+        return ["another one", 3]
+    raise AssertionError(f"add wrong values of {key} to WRONG")
+
+
+@pytest.fixture(scope="module")
+def cfg() -> DictConfig:
+    with initialize_config_dir(CONFIG_DIR):
+        return compose("train", overrides=["data=synthetic", "paths.run_dir=run"])
+
+
+CASES = [(key, value) for key in CHECKS for value in wrong_values(key)]
+
+
+@pytest.mark.parametrize(("key", "value"), CASES, ids=[f"{key}={value}" for key, value in CASES])
+def test_wrong_value_is_told_in_one_line(cfg: DictConfig, key: str, value: Any) -> None:
+    wrong = copy.deepcopy(cfg)
+    with open_dict(wrong):
+        OmegaConf.update(wrong, key, value, force_add=True)
+    with pytest.raises(UserError) as caught:
+        check_config(wrong)
+    message = str(caught.value)
+    assert message == (
+        f"expected {key} to be {CHECKS[key].expected} but found {OmegaConf.select(wrong, key)!r}; "
+        f"for example {key}={CHECKS[key].example}"
+    )
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("key", CHECKS)
+def test_the_example_of_a_message_is_accepted_as_typed(key: str, cfg: DictConfig) -> None:
+    right = copy.deepcopy(cfg)
+    with open_dict(right):
+        OmegaConf.update(right, key, OmegaConf.from_dotlist([f"x={CHECKS[key].example}"]).x, force_add=True)
+    check_config(right)
+
+
+@pytest.mark.parametrize("key", CHECKS)
+def test_a_setting_that_is_not_there_is_not_missed(key: str) -> None:
+    check_config(OmegaConf.create({}))
+    check_config(OmegaConf.create({"ckpt_path": "a.ckpt", key.split(".")[0]: None}))
+
+
+def test_train_false_needs_a_checkpoint(compose_config: Callable[..., DictConfig]) -> None:
+    with pytest.raises(UserError, match=r"train=false but found none; add ckpt_path=FILE"):
+        compose_config("data=synthetic", "train=false")
+    compose_config("data=synthetic", "train=false", "ckpt_path=a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("config_name", "overrides", "key"),
+    [
+        ("train", ["data=image_folder"], "data.root"),
+        ("eval", [], "ckpt_path"),
+        ("predict", ["ckpt_path=a.ckpt"], "input"),
+    ],
+)
+def test_mandatory_settings_are_asked_for(
+    compose_config: Callable[..., DictConfig], config_name: str, overrides: list[str], key: str
+) -> None:
+    with pytest.raises(UserError, match=f"expected a value for {key} but found none; add {key}=VALUE"):
+        compose_config(*overrides, config_name=config_name)
