@@ -23,6 +23,7 @@ from image_classifier.loggers.base import RunLogger
 from image_classifier.models.classifier import Classifier
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices bury ours
+logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # debug=profiler: its table is asked for
 warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 

@@ -122,6 +122,9 @@ class Classifier(pl.LightningModule):
             self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
         return loss
 
+    def on_train_start(self) -> None:
+        self.start_totals("train")  # a run that is resumed inside an epoch never starts that epoch
+
     def on_train_epoch_start(self) -> None:
         self.start_totals("train")
 
