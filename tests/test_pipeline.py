@@ -128,7 +128,14 @@ def test_debug_overfit_learns_its_batches_by_heart(compose_config: Callable[...,
 
 
 def test_debug_limited_data(compose_config: Callable[..., Any]) -> None:
-    _, run_dir = run_debug(compose_config, "limited_data", "trainer.limit_train_batches=0.25", "trainer.limit_val_batches=1", "trainer.max_epochs=1", "test=false")
+    _, run_dir = run_debug(
+        compose_config,
+        "limited_data",
+        "trainer.limit_train_batches=0.25",
+        "trainer.limit_val_batches=1",
+        "trainer.max_epochs=1",
+        "test=false",
+    )
     assert steps(run_dir) == 2
 
 

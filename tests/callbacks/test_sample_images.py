@@ -13,9 +13,9 @@ from image_classifier.confusion.draw import to_array
 from image_classifier.data.synthetic import Synthetic
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("channels", [2, 3])
 def test_first_images_are_logged_once(train: Callable[..., Path], channels: int) -> None:
-    run_dir = train("logger=none", "confusion_matrix=none", f"data.channels={channels}")
+    run_dir = train("logger=none", "confusion_matrix=none", "trainer.max_epochs=1", f"data.channels={channels}")
     written = sorted(path.name for path in (run_dir / "images" / "samples").iterdir())
     assert written == ["grid_step_0.png", "image_step_0.png"]
     logged = np.array(Image.open(run_dir / "images" / "samples" / "image_step_0.png"))

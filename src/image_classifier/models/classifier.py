@@ -124,6 +124,8 @@ class Classifier(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.start_totals("train")  # a run that is resumed inside an epoch never starts that epoch
+        # Lightning forgets the place inside the epoch when a scheduler has asked for the number of steps before.
+        self.trainer.fit_loop._load_combined_loader_states()
 
     def on_train_epoch_start(self) -> None:
         self.start_totals("train")
