@@ -23,7 +23,7 @@ def tick_labels(class_names: Sequence[str], positions: Sequence[int] | None = No
 
     Returns:
         N pairs of a label and the path of the font to write it in. Where no installed font has a character, a square
-        stands for it; such a label, and labels that would look alike, begin with the position of the class.
+        stands for it; such a label, an empty one, and labels that would look alike begin with the position of the class.
     """
     if positions is None:
         positions = range(len(class_names))
@@ -41,7 +41,7 @@ def tick_labels(class_names: Sequence[str], positions: Sequence[int] | None = No
     ]
     appearances = Counter(labels)
     return [
-        (label if font and appearances[label] == 1 else f"{position}: {label}", font or BASE_FONT)
+        (label if font and label.strip() and appearances[label] == 1 else f"{position}: {label}", font or BASE_FONT)
         for position, label, font in zip(positions, labels, fonts, strict=True)
     ]
 

@@ -82,7 +82,7 @@ def overall_metrics(counts: Tensor) -> dict[str, float]:
     if not present.any():
         return dict.fromkeys(("accuracy", "balanced_acc", "macro_f1", "weighted_f1"), 0.0)
     return {
-        "accuracy": float(counts.diagonal().sum() / total),
+        "accuracy": int(counts.diagonal().sum()) / total,
         "balanced_acc": float(metrics.recall[present].mean()),
         "macro_f1": float(metrics.f1[appearing].mean()),
         "weighted_f1": float((metrics.f1 * metrics.support).sum() / total),
