@@ -1,12 +1,15 @@
 """What callbacks may ask of any logger. Each logger's own way of doing it stands in its own file."""
 
-from collections.abc import Mapping
+import html
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
 
 
 class RunLogger:
@@ -57,3 +60,31 @@ def log_scalars(trainer: pl.Trainer, scalars: Mapping[str, float], step: int) ->
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             logger.log_metrics(dict(scalars), step)
+
+
+def log_small_table(
+    trainer: pl.Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
+) -> None:
+    """Give a table of a few rows to every logger that takes texts or tables.
+
+    Args:
+        trainer: Its `loggers` are asked.
+        key: Such as "most_confused/val".
+        columns: Headings.
+        rows: Texts and numbers, one for each column.
+        step: Optimizer steps so far.
+    """
+    if not trainer.is_global_zero:
+        return
+    lines = [columns, ["---"] * len(columns), *rows]
+    markdown = "\n".join(f"| {' | '.join(markdown_cell(cell) for cell in line)} |" for line in lines)
+    for logger in trainer.loggers:
+        taken = isinstance(logger, RunLogger) and logger.log_markdown(key, markdown, step)
+        if not taken and isinstance(logger, WandbLogger):
+            logger.log_table(key, columns=list(columns), data=[list(row) for row in rows], step=step)
+
+
+def markdown_cell(value: Any) -> str:
+    """A value as it stands in one cell of a Markdown table."""
+    escaped = re.sub(r"([\\`*_{}\[\]|])", r"\\\1", html.escape(str(value), quote=False))
+    return " ".join(escaped.split())
