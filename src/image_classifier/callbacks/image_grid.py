@@ -24,7 +24,7 @@ def draw_image_grid(
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     figure = Figure(figsize=(width * columns, (1.35 + 0.17 * lines) * rows + 0.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()  # an array, for it is gone through twice
     for position in axes:
         position.set_axis_off()
     for position, image, title in zip(axes, images, titles, strict=False):

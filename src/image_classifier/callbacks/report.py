@@ -1,7 +1,7 @@
 """Remembers the course of the training and writes the report of the run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from image_classifier.callbacks.calibration import Calibration
 from image_classifier.callbacks.misclassified import Misclassified
 from image_classifier.provenance import command_line, git_commit
 
-CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
+TRAINING_CURVES = ("train/loss", "train/acc")
+VALIDATION_CURVES = ("val/loss", "val/acc")
 LEARNING_RATES_AN_EPOCH = 20
 
 
@@ -34,37 +35,43 @@ class Report(pl.Callback):
         return {"epochs": self.epochs, "learning_rates": self.learning_rates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs = state_dict["epochs"]
-        self.learning_rates = state_dict["learning_rates"]
+        if not self.epochs:  # testing loads the best checkpoint, which knows nothing of the epochs after it
+            self.epochs = state_dict["epochs"]
+            self.learning_rates = state_dict["learning_rates"]
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         batches = int(trainer.num_training_batches)
         if batch_idx % max(1, batches // LEARNING_RATES_AN_EPOCH) == 0 or batch_idx == batches - 1:
-            done = trainer.current_epoch + (batch_idx + 1) / batches
+            done = trainer.current_epoch + batch_idx / batches
             self.learning_rates.append([done, float(trainer.optimizers[0].param_groups[0]["lr"])])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
-            self.remember(trainer, trainer.current_epoch + 1)
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self.remember(trainer.current_epoch + 1, trainer.callback_metrics, VALIDATION_CURVES)
+        # The checkpoint is written next, and the training figures of the epoch are logged only after that.
+        totals = getattr(pl_module, "totals", {}).get("train")
+        if totals is not None and totals.update_called:
+            figures = {f"train/{name}": value for name, value in totals.compute().items()}
+            self.remember(trainer.current_epoch + 1, figures, TRAINING_CURVES)
 
-    # The training figures of an epoch are known when its hooks are over: at the start of the next, or at the end.
+    # For epochs without a validation: their figures are known at the start of the next one, or at the end.
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch > 0:
-            self.remember(trainer, trainer.current_epoch)
+        self.remember(trainer.current_epoch, trainer.callback_metrics, TRAINING_CURVES)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.remember(trainer, trainer.current_epoch)
+        self.remember(trainer.current_epoch, trainer.callback_metrics, TRAINING_CURVES)
 
-    def remember(self, trainer: pl.Trainer, epoch: int) -> None:
-        """Add what is known now to the row of an epoch; 1 is the first."""
-        if not self.epochs or self.epochs[-1]["epoch"] < epoch:
+    def remember(self, epoch: int, figures: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Add those figures that are there to the row of an epoch; 1 is the first."""
+        values = {name: float(figures.get(name, math.nan)) for name in names}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        if finite and (not self.epochs or self.epochs[-1]["epoch"] < epoch):
             self.epochs.append({"epoch": epoch})
-        for name in CURVES:
-            value = float(trainer.callback_metrics.get(name, math.nan))
-            if math.isfinite(value):
-                self.epochs[-1][name] = value
+        if finite and self.epochs[-1]["epoch"] == epoch:
+            self.epochs[-1] |= finite
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self.epochs:
