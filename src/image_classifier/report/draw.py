@@ -1,11 +1,13 @@
 """Draw learning curves, per-class bars, the reliability diagram, and the difference of two confusion matrices."""
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; they differ in lightness as well.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
@@ -19,6 +21,13 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def to_png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 as the content of a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
 
 
 def draw_learning_curves(epochs: Sequence[Mapping[str, float]], learning_rates: Sequence[Sequence[float]]) -> Figure:

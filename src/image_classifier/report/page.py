@@ -1,7 +1,6 @@
 """One HTML page that shows a whole run and needs nothing but itself: pictures, figures, configuration."""
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,6 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from image_classifier.confusion.draw import draw_confusion_matrix, to_array
@@ -139,12 +137,11 @@ def read_matrices(run_dir: Path, stages: Sequence[str]) -> dict[str, tuple[Tenso
 
 def embedded(picture: Picture, directory: Path) -> dict[str, Any]:
     """Save a picture as PNG and make it part of the page."""
-    content = io.BytesIO()
-    Image.fromarray(picture.pixels).save(content, "PNG")
-    write_atomically(directory / f"{picture.name}.png", content.getvalue())
+    content = draw.to_png(picture.pixels)
+    write_atomically(directory / f"{picture.name}.png", content)
     height, width = picture.pixels.shape[:2]
     return {
-        "source": f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}",
+        "source": f"data:image/png;base64,{base64.b64encode(content).decode()}",
         "alternative": picture.name.replace("_", " "),
         "caption": picture.caption,
         "width": width,
