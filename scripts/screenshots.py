@@ -39,17 +39,23 @@ function* walk(root) {
 }
 const shown = element => { const box = element.getBoundingClientRect(); return box.width > 0 && box.height > 0; };
 """
-VISIBLE_TEXT = ALL_ELEMENTS + """
+VISIBLE_TEXT = (
+    ALL_ELEMENTS
+    + """
 const texts = [document.body.innerText];
 for (const element of walk(document)) if (element.shadowRoot)
   for (const child of element.shadowRoot.children)
     if (shown(child) && !['STYLE', 'SCRIPT'].includes(child.tagName)) texts.push(child.innerText);
 return texts.join('\\n');
 """
-VISIBLE_IMAGES = ALL_ELEMENTS + """
+)
+VISIBLE_IMAGES = (
+    ALL_ELEMENTS
+    + """
 return [...walk(document)].filter(element => element.tagName === 'IMG' && element.naturalWidth > 0 && shown(element))
   .map(element => [element.src, element.naturalWidth, element.naturalHeight]);
 """
+)
 
 
 def main() -> None:

@@ -1,4 +1,3 @@
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +112,7 @@ def test_processes_put_their_mistakes_together(run_test: Callable, tmp_path: Pat
         expected = worst_mistakes(logits, targets, pairs=3, per_pair=4)
         assert [pair[:2] for pair in shown] == [pair[:2] for pair in expected]
         assert [pair[2] for pair in shown] == [pytest.approx(pair[2], rel=1e-5) for pair in expected]
-    assert os.listdir(tmp_path / "images" / "misclassified") == ["test_step_0.png"]
+    assert [path.name for path in (tmp_path / "images" / "misclassified").iterdir()] == ["test_step_0.png"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

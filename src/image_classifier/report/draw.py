@@ -77,6 +77,7 @@ def draw_class_bars(names: Sequence[str], figures: Mapping[str, np.ndarray], tit
         axes.bar_label(bars, fmt="%.3f", fontsize=6.5, padding=2)
     axes.set_yticks(rows, [shorten(name) for name in names], parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)  # the first class on top
+    axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlim(0, 1.06)  # room for the number behind a full bar
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="x", alpha=0.3)
