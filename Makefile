@@ -43,6 +43,9 @@ lock: setup  ## resolve pyproject.toml into the hash-pinned locks (add ARGS=--up
 tensorboard: setup  ## show all runs in TensorBoard
 	$(VENV)/tensorboard --logdir outputs --samples_per_plugin images=100 $(ARGS)
 
+screenshots: setup-dev  ## make the README's pictures from a run (ARGS=RUN; default: the latest in outputs/train)
+	$(VENV)/python scripts/screenshots.py $(ARGS)
+
 rename: setup  ## make it yours: make rename NAME=my_project
 	@$(VENV)/python scripts/rename.py "$(NAME)"
 

@@ -1,8 +1,6 @@
 """Train, evaluate, predict: make the objects that the configuration names, run them, return the metric."""
 
 import logging
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -15,12 +13,14 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from torch import Tensor
 
 from image_classifier import predictions, summary
+from image_classifier.callbacks.report import Report
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.errors import UserError
 from image_classifier.files import write_atomically, write_json
 from image_classifier.instantiation import make
 from image_classifier.loggers.base import RunLogger
 from image_classifier.models.classifier import Classifier
+from image_classifier.provenance import command_line, git_commit
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices bury ours
 logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # debug=profiler: its table is asked for
@@ -281,14 +281,11 @@ def fastest_precision(accelerator: str) -> str:
 
 def run_facts(cfg: DictConfig, model: Classifier) -> dict[str, Any]:
     """Settings under flat keys, parameter count, git commit and command line."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=cfg.paths.root_dir, capture_output=True, text=True, check=False
-    )
     return {
         **flatten(OmegaConf.to_container(cfg, resolve=True)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "git_commit": commit.stdout.strip() or "not in a git repository",
-        "command": " ".join(sys.argv),
+        "git_commit": git_commit(),
+        "command": command_line(),
     }
 
 
@@ -309,4 +306,7 @@ def finish_run(run_dir: Path, trainer: pl.Trainer, metrics: dict[str, float]) ->
     for logger in trainer.loggers:
         if isinstance(logger, RunLogger):
             logger.log_final_metrics(metrics)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Report):
+            callback.write(trainer, metrics)
     summary.print_summary(run_dir, trainer, metrics)

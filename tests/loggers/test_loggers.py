@@ -88,9 +88,7 @@ def test_mlflow_keeps_settings_and_ends_the_run(train: Callable[..., Path]) -> N
     assert run.data.params["data.num_classes"] == "4" and "git_commit" in run.data.params
 
 
-def test_a_missing_mlflow_is_told_with_its_cure(
-    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_mlflow_is_told_with_its_cure(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
     with pytest.raises(UserError, match="uv pip install mlflow"):
         train("logger=mlflow")

@@ -28,6 +28,10 @@ class RunLogger:
         """Log a text or a table in Markdown."""
         return False
 
+    def log_rows(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> bool:
+        """Log a table of a few rows under headings."""
+        return self.log_markdown(key, markdown_rows(columns, rows), step)
+
     def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
         """Log a matrix as a table, with figures such as epoch and accuracy beside it."""
         return False
@@ -79,6 +83,22 @@ def log_scalars(trainer: pl.Trainer, scalars: Mapping[str, float], step: int) ->
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             logger.log_metrics(dict(scalars), step)
+
+
+def log_rows(trainer: pl.Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+    """Give a table of a few rows to every logger that takes texts or tables.
+
+    Args:
+        trainer: Its `loggers` are asked.
+        key: Such as "most_confused/val".
+        columns: Headings.
+        rows: Texts and numbers, one for each column.
+        step: Optimizer steps so far.
+    """
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.log_rows(key, columns, rows, step)
 
 
 def log_matrix(trainer: pl.Trainer, key: str, table: Table, beside: Mapping[str, float], step: int) -> None:
@@ -137,12 +157,18 @@ def write_rows(path: Path, rows: Sequence[Sequence[Any]]) -> None:
 
 
 def markdown_table(table: Table) -> str:
-    """A table in Markdown, shares with four digits."""
-    header, *rows = (
-        [markdown_cell(f"{cell:.4f}" if isinstance(cell, float) else cell) for cell in row] for row in table_rows(table)
-    )
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+    """A table in Markdown."""
+    header, *rows = table_rows(table)
+    return markdown_rows(header, rows)
+
+
+def markdown_rows(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """Rows under a header in Markdown, numbers with a fraction with four digits."""
+    lines = [
+        [markdown_cell(f"{cell:.4f}" if isinstance(cell, float) else cell) for cell in row] for row in [header, *rows]
+    ]
+    lines.insert(1, ["---", *["---:"] * (len(header) - 1)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def markdown_cell(value: Any) -> str:

@@ -5,7 +5,7 @@ import netrc
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -93,6 +93,10 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
             string_fields={"title": title},
         )
         self.experiment.log({key: chart, "trainer/global_step": step})
+        return True
+
+    def log_rows(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> bool:
+        self.log_table(key, columns=list(columns), data=[list(row) for row in rows], step=step)
         return True
 
     def log_facts(self, facts: Mapping[str, Any]) -> None:

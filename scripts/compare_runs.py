@@ -1,0 +1,204 @@
+"""Show side by side what differs between runs: settings, metrics and, for two of them, the confusion matrices.
+
+python scripts/compare_runs.py outputs/train/RUN outputs/train/RUN
+python scripts/compare_runs.py outputs/sweep/SWEEP/0 outputs/sweep/SWEEP/1 outputs/sweep/SWEEP/2 --csv table.csv
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from image_classifier.errors import UserError
+from image_classifier.files import write_atomically
+
+# torch and matplotlib are imported for the picture only, after the tables are on the screen.
+
+OUTPUT_DIR = Path(__file__).resolve().parents[1] / "outputs" / "comparisons"
+ABSENT = "-"
+
+
+class Run(NamedTuple):
+    """What a run left behind."""
+
+    name: str
+    directory: Path
+    settings: dict[str, Any]  # under flat keys
+    metrics: dict[str, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Compare finished runs.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run directory, or that of a sweep's job")
+    parser.add_argument("--output", type=Path, metavar="PNG", help="picture of the difference of two runs' matrices")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the tables to a CSV file too")
+    options = parser.parse_args(arguments)
+    try:
+        compare(options.runs, options.output, options.csv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def compare(directories: Sequence[Path], output: Path | None = None, csv_file: Path | None = None) -> None:
+    """Print the tables and draw the difference.
+
+    Args:
+        directories: Run directories, at least two.
+        output: Where the picture goes; None for a name in `outputs/comparisons/`.
+        csv_file: Where the tables go too.
+
+    Raises:
+        UserError: A directory holds no finished run, or the matrices have different classes.
+    """
+    if len(directories) < 2:
+        raise UserError(f"expected at least two run directories but found {len(directories)}; see outputs/train/")
+    if output is not None and len(directories) > 2:
+        raise UserError(f"expected two runs for a picture of their difference but found {len(directories)}")
+    runs = [load_run(directory) for directory in directories]
+    settings, metrics = differing_settings(runs), metric_rows(runs)
+    console = Console(markup=False, highlight=False)  # a setting may hold brackets
+    print_table(console, "Settings that differ", runs, settings or [("none", *[""] * len(runs))])
+    print_table(console, "Metrics", runs, metrics)
+    if csv_file is not None:
+        write_csv(csv_file, runs, settings, metrics)
+        print(f"Tables: {csv_file}")
+    if len(runs) == 2:
+        stage = common_stage(runs)
+        if stage is None:
+            print("The runs have no confusion matrix of the same stage, so there is no picture of their difference.")
+            return
+        path = output or OUTPUT_DIR / f"{runs[0].name}_to_{runs[1].name}.png".replace("/", "_")
+        draw_difference(runs, stage, path)
+        print(f"Difference of the {stage} matrices (second run minus first): {path}")
+
+
+def load_run(directory: Path) -> Run:
+    """Read what a finished run saved.
+
+    Raises:
+        UserError: The directory holds no finished run.
+    """
+    for name in ("config.yaml", "metrics.json"):
+        if not (directory / name).is_file():
+            jobs = sorted(path.parent.name for path in directory.glob(f"*/{name}"))
+            hint = f"; name its jobs, such as {directory / jobs[0]}" if jobs else ""
+            raise UserError(f"expected the directory of a finished run but found no {name} in {directory}{hint}")
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+        metrics = json.loads((directory / "metrics.json").read_text())
+    except Exception as error:
+        raise UserError(f"expected files written by train.py or eval.py in {directory} but found: {error}") from None
+    assert isinstance(config, dict)
+    run_dir = str((config.get("paths") or {}).get("run_dir") or directory)
+    settings = {key: without_run_dir(value, run_dir) for key, value in flatten(config).items()}
+    resolved = directory.resolve()
+    # The jobs of a sweep are called 0, 1, 2: only with the sweep does such a name say anything.
+    name = f"{resolved.parent.name}/{resolved.name}" if resolved.name.isdigit() else resolved.name
+    return Run(name, directory, settings, metrics)
+
+
+def flatten(config: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def without_run_dir(value: Any, run_dir: str) -> Any:
+    """Each run lies somewhere else: that is no difference worth showing."""
+    return value.replace(run_dir, "<run directory>") if isinstance(value, str) else value
+
+
+def differing_settings(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Rows of a key and its value in each run, for the settings that are not the same in all."""
+    rows = []
+    for key in dict.fromkeys(key for run in runs for key in run.settings):
+        values = [str(run.settings[key]) if key in run.settings else ABSENT for run in runs]
+        if len(set(values)) > 1:
+            rows.append((key, *values))
+    return rows
+
+
+def metric_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Rows of a metric and its value in each run; of two runs also the difference, second minus first."""
+    rows = []
+    for key in dict.fromkeys(key for run in runs for key in run.metrics):
+        values = [run.metrics.get(key) for run in runs]
+        row = [key, *(ABSENT if value is None else shown(value) for value in values)]
+        if len(runs) == 2:
+            first, second = values
+            row.append(ABSENT if first is None or second is None else shown(second - first, sign="+"))
+        rows.append(tuple(row))
+    return rows
+
+
+def shown(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.5g}" if isinstance(value, float) else f"{value:{sign}}"
+
+
+def print_table(console: Console, title: str, runs: Sequence[Run], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("", overflow="fold")
+    for run in runs:
+        table.add_column(run.name, overflow="fold", justify="right")
+    if rows and len(rows[0]) > len(runs) + 1:
+        table.add_column("difference", justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def write_csv(
+    path: Path, runs: Sequence[Run], settings: Sequence[Sequence[str]], metrics: Sequence[Sequence[str]]
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["kind", "name", *(run.name for run in runs)])
+        for kind, rows in (("setting", settings), ("metric", metrics)):
+            writer.writerows([kind, *row[: len(runs) + 1]] for row in rows)
+
+
+def common_stage(runs: Sequence[Run]) -> str | None:
+    for stage in ("test", "val"):
+        if all((run.directory / "confusion_matrix" / f"{stage}.csv").is_file() for run in runs):
+            return stage
+    return None
+
+
+def draw_difference(runs: Sequence[Run], stage: str, path: Path) -> None:
+    """Draw by how many percentage points of the true class each cell changed from the first run to the second.
+
+    Raises:
+        UserError: The runs have different classes.
+    """
+    from image_classifier.confusion.draw import to_array
+    from image_classifier.confusion.matrix import from_csv, normalize
+    from image_classifier.report import draw
+
+    texts = [(run.directory / "confusion_matrix" / f"{stage}.csv").read_text() for run in runs]
+    (first, names), (second, other_names) = map(from_csv, texts)
+    if names != other_names:
+        different = [sorted(set(one) - set(other))[:3] for one, other in ((names, other_names), (other_names, names))]
+        raise UserError(
+            f"expected runs on the same classes but found {len(names)} and {len(other_names)} in different order or "
+            f"with different names, such as {different[0]} and {different[1]}; compare runs on the same data"
+        )
+    change = 100 * (normalize(second, "true") - normalize(first, "true")).numpy()
+    title = f"{stage}: {runs[1].name}\nminus {runs[0].name}"
+    write_atomically(path, draw.to_png(to_array(draw.draw_difference(change, names, title))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from image_classifier import pipeline
+from image_classifier.callbacks.report import Report
+from image_classifier.models.classifier import Classifier
+
+QUICK = ("logger=none", "callbacks.learning_rate_monitor=null", "callbacks.sample_images=null")
+
+
+def pictures(run_dir: Path) -> set[str]:
+    return {path.stem for path in (run_dir / "report").glob("*.png")}
+
+
+def saved_curves(run_dir: Path, checkpoint: str) -> dict:
+    return torch.load(run_dir / "checkpoints" / checkpoint, weights_only=True)["callbacks"]["Report"]
+
+
+def test_training_and_test_are_shown_with_where_they_come_from(train: Callable[..., Path]) -> None:
+    run_dir = train("model.optimizer.lr=0.001", *QUICK)
+    assert pictures(run_dir) == {
+        "learning_curves",
+        *("confusion_matrix_val", "per_class_val", "confusion_matrix_test", "per_class_test"),
+        *("misclassified_test", "calibration_test"),
+    }
+    html = (run_dir / "report" / "report.html").read_text()
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert 0 < metrics["test/ece"] < 1
+    for shown in (f"{metrics['test/acc']:.4f}", "num_samples: 400", pipeline.git_commit(), "class 3"):
+        assert shown in html
+
+
+def test_training_alone_and_no_form_of_the_matrix(train: Callable[..., Path]) -> None:
+    run_dir = train("confusion_matrix=none", "test=false", *QUICK)
+    assert pictures(run_dir) == {"learning_curves", "confusion_matrix_val", "per_class_val"}
+    assert not (run_dir / "images").exists()
+
+
+def test_a_test_of_an_earlier_run_in_the_same_directory_is_left_out(train: Callable[..., Path]) -> None:
+    directory = train(*QUICK) / "confusion_matrix"
+    assert (directory / "test.csv").exists()
+    html = (train("test=false", *QUICK) / "report" / "report.html").read_text()
+    assert "Validation (best epoch)" in html
+    assert "<h2>Test</h2>" not in html
+
+
+def test_evaluation_writes_its_own(train: Callable[..., Path], compose_config: Callable, tmp_path: Path) -> None:
+    run_dir = train("callbacks.report=null", "callbacks.misclassified=null", *QUICK)
+    assert not (run_dir / "report").exists()
+    cfg = compose_config(
+        f"ckpt_path={run_dir}/checkpoints/best.ckpt",
+        f"paths.run_dir={tmp_path}/eval",
+        "callbacks.progress_bar=null",
+        config_name="eval",
+    )
+    pipeline.evaluate(cfg)
+    assert {"confusion_matrix_test", "per_class_test", "calibration_test"} <= pictures(tmp_path / "eval")
+    assert "ckpt_path:" in (tmp_path / "eval" / "report" / "report.html").read_text()
+
+
+def test_curves_go_on_after_a_resume(train: Callable[..., Path]) -> None:
+    settings = ("model.scheduler=null", "callbacks.misclassified=null", "test=false", *QUICK)
+    run_dir = train(*settings)
+    before = saved_curves(run_dir, "last.ckpt")
+    assert [row["epoch"] for row in before["epochs"]] == [1, 2]
+    train(*settings, f"ckpt_path={run_dir}/checkpoints/last.ckpt", "trainer.max_epochs=4")
+    after = saved_curves(run_dir, "last.ckpt")
+    assert [row["epoch"] for row in after["epochs"]] == [1, 2, 3, 4]
+    assert after["epochs"][:2] == before["epochs"]
+    assert all(set(row) == {"epoch", "train/loss", "train/acc", "val/loss", "val/acc"} for row in after["epochs"])
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert after["epochs"][3]["train/loss"] == pytest.approx(metrics["train/loss"], rel=1e-6)
+    times = [time for time, _ in after["learning_rates"]]
+    assert times == sorted(times)
+    assert times[-1] < 4
+
+
+def test_testing_the_best_checkpoint_forgets_no_later_epoch(compose_config: Callable) -> None:
+    callback = Report("unused")
+    callback.epochs = [{"epoch": 1.0}, {"epoch": 2.0}]
+    callback.load_state_dict({"epochs": [{"epoch": 1.0}], "learning_rates": []})
+    assert len(callback.epochs) == 2
+
+
+def test_an_interrupted_training_leaves_a_report(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Classifier.on_train_epoch_start
+
+    def interrupt(self: Classifier) -> None:
+        if self.trainer.current_epoch == 1:
+            raise KeyboardInterrupt  # what Ctrl-C raises
+        start(self)
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_start", interrupt)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(*QUICK)
+    assert pictures(tmp_path / "run") == {"learning_curves", "confusion_matrix_val", "per_class_val"}
