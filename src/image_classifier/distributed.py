@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -251,6 +250,8 @@ def work(
             outcome = Outcome(result=function(argument))
     except UserError as error:
         outcome = Outcome(user_error=str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)  # the parent, who passed it on, waits for no report
     except Exception:
         outcome = Outcome(error="\n" + traceback.format_exc())
     report.send(outcome)
@@ -270,7 +271,6 @@ def quiet(silent: bool) -> Iterator[None]:
     if not silent:
         yield
         return
-    warnings.simplefilter("ignore")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         yield
 
