@@ -16,16 +16,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from conftest import TINY
 from omegaconf import DictConfig
-from process_tasks import fail, return_rank
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
+from conftest import TINY
 from image_classifier import distributed, pipeline
 from image_classifier.cli import PROJECT_ROOT
 from image_classifier.data.batches import EpochBatches
 from image_classifier.data.datamodule import normalize
 from image_classifier.errors import UserError
+from process_tasks import fail, return_rank
 
 NETWORKS = {
     "mlp": ("model=mlp", "model.net.hidden_sizes=[16]"),
@@ -244,9 +244,9 @@ def test_result_comes_from_rank_0_and_the_environment_stays_as_it_was(monkeypatc
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
-        ("exit", distributed.ProcessFailure, "process 1 of 2 .* status 3"),
-        ("signal", distributed.ProcessFailure, "process 1 of 2 .* status -9"),
-        ("error", distributed.ProcessFailure, "ValueError: an error"),
+        ("exit", distributed.ProcessError, "process 1 of 2 .* status 3"),
+        ("signal", distributed.ProcessError, "process 1 of 2 .* status -9"),
+        ("error", distributed.ProcessError, "ValueError: an error"),
         ("mistake", UserError, "a mistake"),
     ],
 )
@@ -301,7 +301,9 @@ def test_no_process_outlives_its_parent(
 
 def children_of(pid: int) -> set[int]:
     """The ranks that a process has started, without multiprocessing's resource tracker."""
-    listing = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True
+    ).stdout
     rows = (line.split(None, 3) for line in listing.splitlines()[1:])
     return {int(own) for own, parent, state, args in rows if int(parent) == pid and "spawn_main" in args}
 
@@ -391,7 +393,7 @@ def test_torchrun_on_two_nodes_gives_one_run_directory(tmp_path: Path) -> None:
         )
         for node in (0, 1)
     ]
-    outputs = [node.communicate(timeout=120)[0] for node in nodes]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
     assert [output.count("Final figures") for output in outputs] == [1, 0]
     (run_dir,) = (tmp_path / "train").iterdir()
@@ -411,7 +413,7 @@ def test_interrupt_of_a_training_leaves_no_process(tmp_path: Path) -> None:
         process_group=0,
     )
     try:
-        wait_until(lambda: (tmp_path / "checkpoints/last.ckpt").exists(), seconds=90)
+        wait_until(lambda: (tmp_path / "checkpoints/last.ckpt").exists(), seconds=300)
         ranks = children_of(parent.pid)
         os.killpg(parent.pid, signal.SIGINT)
         assert parent.wait(timeout=30) == 130

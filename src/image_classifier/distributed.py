@@ -43,7 +43,7 @@ OUR_LAUNCH = {"RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MA
 class Job(NamedTuple):
     """What a process needs to work on a job that another one has composed."""
 
-    config: DictConfig  # resolved
+    config: dict[Any, Any]  # resolved, plain
     hydra_config: Any  # what HydraConfig holds; None outside Hydra
 
 
@@ -62,7 +62,7 @@ class Rank(NamedTuple):
     report: Connection
 
 
-class ProcessFailure(RuntimeError):
+class ProcessError(RuntimeError):
     """A process of a data-parallel run failed."""
 
 
@@ -78,7 +78,7 @@ def run(task: Task, cfg: DictConfig) -> Any:
 
     Raises:
         UserError: The task raised it, or the number of processes makes no sense.
-        ProcessFailure: A process raised something else, or died.
+        ProcessError: A process raised something else, or died.
     """
     if leader is not None:
         return leader.run(task, cfg)
@@ -104,7 +104,9 @@ def number_of_processes(trainer: DictConfig) -> int:
     else:
         count = 0
     if count < 1:
-        raise UserError(f"expected trainer.devices to be a number of processes but found {devices}; use trainer.devices=2")
+        raise UserError(
+            f"expected trainer.devices to be a number of processes but found {devices}; use trainer.devices=2"
+        )
     if count > 1 and str(trainer.get("strategy", "auto")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
         raise UserError(f"expected a strategy that starts no processes but found {trainer.strategy}; use trainer=ddp")
     return count
@@ -118,7 +120,9 @@ def visible_gpus() -> int:
 
 def capture(cfg: DictConfig) -> Job:
     """Settle the configuration: another process must not resolve, say, a time stamp once more."""
-    return Job(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), HydraConfig.instance().cfg)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    return Job(config, HydraConfig.instance().cfg)
 
 
 def perform(task: Task, job: Job) -> Any:
@@ -127,7 +131,9 @@ def perform(task: Task, job: Job) -> Any:
     HydraConfig.instance().cfg = job.hydra_config
     if job.hydra_config is not None and own_rank() == 0:
         configure_log(HydraConfig.get().job_logging, HydraConfig.get().verbose)  # type: ignore[arg-type]
-    return task(job.config)
+    cfg = OmegaConf.create(job.config)
+    OmegaConf.set_struct(cfg, True)
+    return task(cfg)
 
 
 def own_rank() -> int:
@@ -152,7 +158,7 @@ def run_in_processes(function: Callable[[Any], Any], argument: Any, processes: i
 
     Raises:
         UserError: A process raised it.
-        ProcessFailure: A process raised something else, or died.
+        ProcessError: A process raised something else, or died.
     """
     context = multiprocessing.get_context("spawn")
     ranks: list[Rank] = []
@@ -192,7 +198,7 @@ def results(ranks: list[Rank]) -> list[Any]:
             if outcome.user_error is not None:
                 raise UserError(outcome.user_error)
             if outcome.error is not None:
-                raise ProcessFailure(f"process {number} of {len(ranks)} (from 0) failed: {outcome.error}")
+                raise ProcessError(f"process {number} of {len(ranks)} (from 0) failed: {outcome.error}")
             found[number] = outcome.result
     return [found[number] for number in range(len(ranks))]
 

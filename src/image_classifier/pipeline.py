@@ -269,7 +269,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         with open_dict(cfg):
             cfg.trainer.precision = fastest_precision(cfg.trainer.accelerator)
         print(f"Precision: {cfg.trainer.precision} (chosen by trainer.precision=auto)")
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
