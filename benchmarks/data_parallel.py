@@ -17,9 +17,9 @@ from image_classifier.cli import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.distributed import run_in_processes
 
 GLOBAL_BATCH = 256
-TRAIN_IMAGES = 10_240
-EPOCHS = 4  # the first one warms up and is not counted
-PAIRS = 2  # of groups of processes, alternating
+TRAIN_IMAGES = 5_120
+EPOCHS = 5  # the first one warms up and is not counted
+PAIRS = 1  # of groups of processes, alternating
 
 
 class Measured(NamedTuple):

@@ -404,6 +404,29 @@ def test_torchrun_on_two_nodes_gives_one_run_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_tasks_of_srun_work_on_the_jobs_of_task_0(tmp_path: Path) -> None:
+    port = 30_000 + os.getpid() % 10_000
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0", "SLURM_NODELIST": "127.0.0.1"}
+    sizes = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(PROJECT_ROOT / "train.py"), "-m", *COMMAND, "seed=1,2"]
+    tasks = [
+        subprocess.Popen(
+            [*command, f"paths.output_dir={tmp_path}"],
+            env={**os.environ, **job, **sizes, "SLURM_PROCID": task, "SLURM_NODEID": task, "SLURM_LOCALID": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for task in ("0", "1")
+    ]
+    outputs = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert [output.count("Final figures") for output in outputs] == [2, 0]
+    (sweep_dir,) = (tmp_path / "sweep").iterdir()
+    assert files_below(sweep_dir, "metrics.json") == ["0/metrics.json", "1/metrics.json"]
+
+
+@pytest.mark.slow
 def test_interrupt_of_a_training_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT_ROOT / "train.py"), *COMMAND, "trainer=ddp", "trainer.accelerator=cpu"]
     parent = subprocess.Popen(
