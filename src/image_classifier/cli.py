@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from image_classifier import distributed
 from image_classifier.checks import check_config
 from image_classifier.errors import UserError
 from image_classifier.instantiation import EXECUTION_WHITELIST
@@ -34,14 +35,15 @@ def command(config_name: str, run: Callable[[DictConfig], Any]) -> Callable[[], 
     def task(cfg: DictConfig) -> Any:
         try:
             check_config(cfg)
-            return run(cfg)
+            return distributed.run(run, cfg)
         except UserError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the other jobs of a sweep go on
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
 
-    return hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
+    main = hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
+    return distributed.lead_or_follow(main, run)
 
 
 def train(cfg: DictConfig) -> Any:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from image_classifier import predictions, summary
@@ -22,10 +23,13 @@ from image_classifier.loggers.base import RunLogger
 from image_classifier.models.classifier import Classifier
 from image_classifier.provenance import command_line, git_commit
 
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices bury ours
+for name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)  # their notices bury ours
 logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # debug=profiler: its table is asked for
 warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")  # our metrics are synchronized
+warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -50,7 +54,7 @@ def train(cfg: DictConfig) -> float | None:
     try:
         trainer = make_trainer(cfg, loggers)
         facts = run_facts(cfg, model)
-        for logger in loggers:
+        for logger in loggers if trainer.is_global_zero else ():
             logger.log_facts(facts) if isinstance(logger, RunLogger) else logger.log_hyperparams(facts)
         metrics: dict[str, float] = {}
         if cfg.train:
@@ -266,7 +270,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         with open_dict(cfg):
             cfg.trainer.precision = fastest_precision(cfg.trainer.accelerator)
         print(f"Precision: {cfg.trainer.precision} (chosen by trainer.precision=auto)")
-    write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def fastest_precision(accelerator: str) -> str:
