@@ -16,44 +16,63 @@ from omegaconf import DictConfig, OmegaConf
 from image_classifier.checks import check_config
 from image_classifier.errors import UserError
 from image_classifier.instantiation import EXECUTION_WHITELIST
+from image_classifier.sweeps.job import run_job
+from image_classifier.sweeps.jobs import job_directory
+from image_classifier.sweeps.objectives import optuna_direction
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 CONFIG_DIR = str(PROJECT_ROOT / "configs")
 
 OmegaConf.register_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+OmegaConf.register_resolver("job_directory", job_directory, replace=True)
+OmegaConf.register_resolver("optuna_direction", optuna_direction, replace=True)
 
 
-def command(config_name: str, run: Callable[[DictConfig], Any]) -> Callable[[], None]:
-    """Make a Hydra command that tells mistakes of the user's in one line.
+def perform(cfg: DictConfig, work: str) -> Any:
+    """Do the work of a command, telling mistakes of the user's in one line.
 
     Args:
-        config_name: File in `configs/`.
-        run: Does the work; its result is what a sweeper optimizes.
+        cfg: The composed configuration.
+        work: Name of a function in `pipeline`; its result is what a sweeper optimizes.
     """
 
-    def task(cfg: DictConfig) -> Any:
-        try:
-            check_config(cfg)
-            return run(cfg)
-        except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the other jobs of a sweep go on
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+    def check_and_work(cfg: DictConfig) -> Any:
+        check_config(cfg)
+        from image_classifier import pipeline
 
-    return hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
+        return getattr(pipeline, work)(cfg)
+
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        import image_classifier.pipeline  # before the clock of the first job starts
+
+        return run_job(cfg, check_and_work)
+    if hydra_cfg.runtime.choices.get("sweep"):
+        print(f"One run only: add -m to sweep over what sweep={hydra_cfg.runtime.choices.sweep} says", file=sys.stderr)
+    try:
+        return check_and_work(cfg)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
+# Functions of the module, because the processes that launchers start find them by name.
 def train(cfg: DictConfig) -> Any:
-    from image_classifier import pipeline
-
-    return pipeline.train(cfg)
+    return perform(cfg, "train")
 
 
 def evaluate(cfg: DictConfig) -> Any:
-    from image_classifier import pipeline
+    return perform(cfg, "evaluate")
 
-    return pipeline.evaluate(cfg)
+
+def command(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+    """Make a Hydra command.
+
+    Args:
+        config_name: File in `configs/`.
+        task: What it does with the composed configuration.
+    """
+    return hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
 
 
 def predict(cfg: DictConfig) -> Any:

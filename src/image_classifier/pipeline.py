@@ -21,20 +21,21 @@ from image_classifier.files import write_atomically, write_json
 from image_classifier.instantiation import make
 from image_classifier.loggers.base import RunLogger
 from image_classifier.models.classifier import Classifier
+from image_classifier.sweeps.objectives import objective_values
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices bury ours
 warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
-def train(cfg: DictConfig) -> float | None:
+def train(cfg: DictConfig) -> Any:
     """Fit, test the best checkpoint, and save the final figures.
 
     Args:
         cfg: The composed `configs/train.yaml`.
 
     Returns:
-        The monitored metric of the best checkpoint (of the test when nothing was trained), for sweepers.
+        What sweepers optimize: the monitored metric of the best checkpoint, or the figures named in `objectives`.
     """
     run_dir = Path(cfg.paths.run_dir)
     if cfg.train and cfg.ckpt_path:
@@ -51,7 +52,7 @@ def train(cfg: DictConfig) -> float | None:
         facts = run_facts(cfg, model)
         for logger in loggers:
             logger.log_facts(facts) if isinstance(logger, RunLogger) else logger.log_hyperparams(facts)
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float] = {"parameters": facts["parameters"]}
         if cfg.train:
             metrics |= fit(trainer, model, datamodule, cfg.ckpt_path)
         if cfg.test:
@@ -60,7 +61,7 @@ def train(cfg: DictConfig) -> float | None:
     finally:
         for logger in loggers:
             logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
-    return metrics.get(cfg.monitor.metric)
+    return objective_values(cfg, metrics)
 
 
 def evaluate(cfg: DictConfig) -> float:
