@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from image_classifier.sweeps.jobs import Job
 
 LOG_RATIO = 8  # values that span more than this are drawn on a logarithmic axis
+TICKS = 6  # up to so many values are all written at the axis
 STYLES = {"finished": {"color": "#1f77b4", "marker": "o"}, "pruned": {"color": "#d62728", "marker": "x"}}
 
 
@@ -50,8 +51,12 @@ def draw_panel(axes: Axes, jobs: Sequence[Job], key: str, name: str) -> None:
     if not numeric:
         axes.set_xticks(range(len(texts)), texts, rotation=30 if sum(map(len, texts)) > 24 else 0)
         axes.set_xlim(-0.5, max(len(texts), 1) - 0.5)
-    elif min(numbers) > 0 and max(numbers) / min(numbers) > LOG_RATIO:
+        return
+    if numbers[0] > 0 and numbers[-1] / numbers[0] > LOG_RATIO:
         axes.set_xscale("log")
+    if len(numbers) <= TICKS:
+        axes.set_xticks(numbers, texts)
+        axes.set_xticks([], minor=True)
 
 
 def is_number(text: str) -> bool:

@@ -49,7 +49,8 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], Any]) -> Any:
         start = time.perf_counter()
         value, reason = attempt(cfg, work, directory)
         seconds = round(time.perf_counter() - start, 3)
-        write_record(directory, overrides, state="failed" if reason else "finished", reason=reason, seconds=seconds)
+        state = "failed" if reason else "finished"
+        write_record(directory, overrides, state=state, reason=reason, seconds=seconds, threads=threads())
     if reason:
         # A new error: the old one would keep the model, and on a GPU its memory, until the sweep ends.
         raise JobError(reason)
@@ -71,6 +72,13 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], Any], directory: Path)
         return None, f"{type(error).__name__}: {error}"[:REASON_LENGTH]
     finally:
         gc.collect()  # trainer and model refer to each other
+
+
+def threads() -> int:
+    """CPU threads of this process; launchers that run jobs side by side give each a share."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def job_lock(directory: Path) -> AcquireReturnProxy:

@@ -67,15 +67,27 @@ def write_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str]) -> N
 
 
 def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], command: str) -> None:
+    rows = table_rows(ranked, goals)
+    wide = ("reason", "overrides")
+    columns = [column for column in zip(*rows, strict=True) if column[0] not in wide and any(column[1:])]
+    headings, *cells = zip(*columns, strict=True)
     table = Table(title="Jobs, best first", title_justify="left")
-    # The overrides are wide, and the swept settings say the same.
-    for heading, *cells in list(zip(*table_rows(ranked, goals), strict=True))[:-1]:
-        if any(cells):
-            table.add_column(heading, overflow="fold")
-            table.columns[-1]._cells = list(cells)
-    console = Console()
-    console.print(table)
+    for heading in shorten(headings):
+        table.add_column(heading, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console = Console(highlight=False, soft_wrap=True)
+    Console().print(table)
+    for _, job in ranked:
+        if job.reason:
+            console.print(f"Job {job.directory.name} {job.state}: {job.reason}", markup=False)
     best = [job for rank, job in ranked if rank == 1]
     for job in best[:COMMANDS_SHOWN]:
-        console.print(f"Repeat job {job.directory.name}: {command} {shlex.join(job.overrides)}", soft_wrap=True)
-    console.print(f"Table and picture: {sweep_dir}/sweep_summary.md, .csv, .png", soft_wrap=True, highlight=False)
+        console.print(f"Repeat job {job.directory.name}: {command} {shlex.join(job.overrides)}", markup=False)
+    console.print(f"Table and picture: {sweep_dir}/sweep_summary.md, .csv, .png", markup=False)
+
+
+def shorten(headings: Sequence[str]) -> list[str]:
+    """The last part of each dotted key where that says enough."""
+    last = [heading.rpartition(".")[2] for heading in headings]
+    return [short if last.count(short) == 1 else full for short, full in zip(last, headings, strict=True)]
