@@ -4,7 +4,9 @@ import contextlib
 import csv
 import io
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,3 +76,11 @@ def summary(directory: Path) -> list[dict[str, str]]:
 def figures(run_dir: Path) -> dict[str, float]:
     """The final figures of a run, those left out that are no result."""
     return {key: value for key, value in read(run_dir / "metrics.json").items() if key != "fit_seconds"}
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, "the process is over already"
+        time.sleep(0.02)

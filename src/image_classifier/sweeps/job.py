@@ -43,7 +43,7 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], Any]) -> Any:
     with job_lock(directory):
         job = read_job(directory)
         if job is not None and job.done and sorted(job.overrides) == sorted(overrides):
-            log.info(f"Finished earlier: {directory}")
+            print(f"Finished earlier: {directory}", flush=True)  # not into the log file: the directory stays as it is
             return objective_values(cfg, job.metrics)
         write_record(directory, overrides, state="running", reason="")
         start = time.perf_counter()
