@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.trial import Trial, TrialState
+from pytorch_lightning.trainer.states import TrainerFn
 
 from image_classifier.sweeps.jobs import write_record
 
@@ -55,7 +56,7 @@ class PruningCallback(pl.Callback):
             )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self.in_sweep or trainer.sanity_checking or not trainer.training:
+        if not self.in_sweep or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if trainer.strategy.broadcast(self.falls_behind(trainer)):
             trainer.should_stop = True
