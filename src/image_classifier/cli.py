@@ -36,21 +36,22 @@ def perform(cfg: DictConfig, work: str) -> Any:
         work: Name of a function in `pipeline`; its result is what a sweeper optimizes.
     """
 
-    def check_and_work(cfg: DictConfig) -> Any:
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        from image_classifier import pipeline  # before the clock of the first job starts
+
+        def check_and_work(cfg: DictConfig) -> Any:
+            check_config(cfg)
+            return getattr(pipeline, work)(cfg)
+
+        return run_job(cfg, check_and_work)
+    if chosen := hydra_cfg.runtime.choices.get("sweep"):
+        print(f"One run only: add -m to sweep over what sweep={chosen} says", file=sys.stderr)
+    try:
         check_config(cfg)
         from image_classifier import pipeline
 
         return getattr(pipeline, work)(cfg)
-
-    hydra_cfg = HydraConfig.get()
-    if hydra_cfg.mode == RunMode.MULTIRUN:
-        import image_classifier.pipeline  # before the clock of the first job starts
-
-        return run_job(cfg, check_and_work)
-    if hydra_cfg.runtime.choices.get("sweep"):
-        print(f"One run only: add -m to sweep over what sweep={hydra_cfg.runtime.choices.sweep} says", file=sys.stderr)
-    try:
-        return check_and_work(cfg)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

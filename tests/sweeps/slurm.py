@@ -67,7 +67,12 @@ def slurm(directory: Path) -> Iterator[dict[str, str]]:
         "PATH": f"{directory}/bin:{os.environ['PATH']}:/usr/sbin",
     }
     with ExitStack() as stack:
-        files = {"socket": "munge.socket", "pid-file": "munged.pid", "log-file": "munged.log", "seed-file": "munge.seed"}
+        files = {
+            "socket": "munge.socket",
+            "pid-file": "munged.pid",
+            "log-file": "munged.log",
+            "seed-file": "munge.seed",
+        }
         options = [f"--{option}={directory}/{name}" for option, name in files.items()]
         start(["munged", "--force", f"--key-file={key}", *options], environment)
         stack.callback(stop, directory / "munged.pid")
@@ -75,6 +80,7 @@ def slurm(directory: Path) -> Iterator[dict[str, str]]:
             start(daemon, environment)
             stack.callback(stop, directory / f"{daemon[0]}.pid")
         wait_until_idle(environment)
+        stack.callback(cancel_jobs, environment)
         yield environment
 
 
@@ -95,11 +101,16 @@ def stop(pid_file: Path) -> None:
         time.sleep(0.05)
 
 
+def cancel_jobs(environment: dict[str, str]) -> None:
+    subprocess.run(["scancel", "--full", "--signal=KILL", "--user=root"], env=environment, check=False)
+    wait_until_idle(environment)
+
+
 def wait_until_idle(environment: dict[str, str]) -> None:
     end = time.monotonic() + 60
     state = ""
     while state != "idle":
-        assert time.monotonic() < end, f"Slurm did not start; its node is {state or 'unknown'}"
+        assert time.monotonic() < end, f"Slurm is not ready; its node is {state or 'unknown'}"
         time.sleep(0.1)
         query = ["sinfo", "-h", "-o", "%T"]
         state = subprocess.run(query, env=environment, capture_output=True, text=True).stdout.strip()

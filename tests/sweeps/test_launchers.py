@@ -75,7 +75,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSweeps]
         grid = start(root / "grid", rates, "callbacks.early_stopping=null", "trainer.max_epochs=3")
         space = ["model=mlp", "model.optimizer.lr=tag(log, interval(0.001, 0.1))", "data.batch_size=32"]
         decay = "model.optimizer.weight_decay=0.01"
-        study = start(root / "study", "sweep=optuna", *space, decay, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+        study = start(
+            root / "study", "sweep=optuna", *space, decay, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"
+        )
         try:
             wait_for((root / "grid" / "multirun.yaml").is_file, grid)
             cancel_last_job(environment)

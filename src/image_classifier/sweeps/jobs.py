@@ -6,7 +6,6 @@ that is started again finds its jobs in whatever order they come.
 
 import itertools
 import json
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +75,8 @@ def read_json(path: Path) -> Any:
 def write_record(directory: Path, overrides: Sequence[str], **changes: Any) -> None:
     """Write what `read_job` reads, keeping what does not change."""
     record = read_json(directory / RECORD) or {"identity": uuid.uuid4().hex[:12], "seconds": None}
-    write_json(directory / RECORD, {"state": "waiting", "reason": "", **record, "overrides": list(overrides), **changes})
+    fresh = {"state": "waiting", "reason": ""}
+    write_json(directory / RECORD, {**fresh, **record, "overrides": list(overrides), **changes})
 
 
 def jobs_of(sweep_dir: Path) -> Iterator[Job]:
@@ -108,7 +108,7 @@ def claim_directory(sweep_dir: Path, number: int, overrides: Sequence[str]) -> P
     for candidate in itertools.chain([number], itertools.count(max(taken, default=-1) + 1)):
         directory = sweep_dir / str(candidate)
         try:
-            os.rename(staging, directory)  # replaces nothing but an empty directory
+            staging.rename(directory)  # replaces nothing but an empty directory
         except OSError:
             if not directory.exists():
                 raise

@@ -70,9 +70,9 @@ def save_pictures(study: Study, names: list[str], directory: Path) -> None:
     """
     if not any(trial.values for trial in study.trials):
         return
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")  # also on a desktop: no windows
+    mpl.use("Agg")  # also on a desktop: no windows
     from optuna.visualization import matplotlib as plots
 
     for index, name in enumerate(names):
