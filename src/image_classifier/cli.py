@@ -35,7 +35,6 @@ def perform(cfg: DictConfig, work: str) -> Any:
         cfg: The composed configuration.
         work: Name of a function in `pipeline`; its result is what a sweeper optimizes.
     """
-
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN:
         from image_classifier import pipeline  # before the clock of the first job starts
@@ -66,6 +65,10 @@ def evaluate(cfg: DictConfig) -> Any:
     return perform(cfg, "evaluate")
 
 
+def predict(cfg: DictConfig) -> Any:
+    return perform(cfg, "predict")
+
+
 def command(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], None]:
     """Make a Hydra command.
 
@@ -74,12 +77,6 @@ def command(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[],
         task: What it does with the composed configuration.
     """
     return hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
-
-
-def predict(cfg: DictConfig) -> Any:
-    from image_classifier import pipeline
-
-    return pipeline.predict(cfg)
 
 
 train_command = command("train", train)

@@ -93,21 +93,27 @@ def test_more_trials_are_new_ones(pruned: Finished) -> None:
     assert sorted(job.directory.name for job in jobs_of(pruned.directory)) == sorted(map(str, range(12)))
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
-def test_pruners_by_configuration(tmp_path: Path, pruner: str) -> None:
-    """A good job, then jobs that cannot learn. The third pruner is that of the sweep above."""
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        ["pruning=median", "callbacks.pruning.pruner.n_startup_trials=1"],
+        ["pruning=hyperband", "callbacks.pruning.pruner.max_resource=2", "callbacks.pruning.pruner.reduction_factor=2"],
+    ],
+    ids=["median", "hyperband"],
+)
+def test_pruners_by_configuration(tmp_path: Path, pruner: list[str]) -> None:
+    """A good job, then jobs that cannot learn. Successive halving is the pruner of the sweep above."""
     study = optuna.create_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db", direction="maximize")
-    rates = [0.01, 1e-7, 2e-7, 3e-7, 4e-7]
+    rates = [0.01, 1e-7, 2e-7]
     for rate in rates:
         study.enqueue_trial({"model.optimizer.lr": rate})
-    settings = [*SPACE, "data.batch_size=16", "model.optimizer.lr=interval(0.0, 0.1)", "trainer.max_epochs=9"]
-    startup = ["callbacks.pruning.pruner.n_startup_trials=1"] if pruner == "median" else []
-    outcome = sweep(tmp_path, "sweep=optuna", f"pruning={pruner}", *settings, *startup, "hydra.sweeper.n_trials=5")
+    settings = [*SPACE, "data.batch_size=16", "model.optimizer.lr=interval(0.0, 0.1)", "trainer.max_epochs=4"]
+    outcome = sweep(tmp_path, "sweep=optuna", *pruner, *settings, "hydra.sweeper.n_trials=3")
     assert outcome.status == 0, outcome.errors
     jobs = list(jobs_of(tmp_path))
     assert [float(job.settings["model.optimizer.lr"]) for job in jobs] == rates
-    assert jobs[0].metrics["epochs"] == 9 and any(job.metrics["epochs"] < 9 for job in jobs[1:])
-    assert all((job.metrics["epochs"] < 9) == (job.state == "pruned") for job in jobs)
+    assert jobs[0].metrics["epochs"] == 4 and any(job.metrics["epochs"] < 4 for job in jobs[1:])
+    assert all((job.metrics["epochs"] < 4) == (job.state == "pruned") for job in jobs)
 
 
 def test_a_metric_to_minimize(tmp_path: Path) -> None:

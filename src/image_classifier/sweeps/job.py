@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from image_classifier.errors import UserError
+from image_classifier.files import write_json
 from image_classifier.sweeps.jobs import read_job, write_record
 from image_classifier.sweeps.objectives import objective_values
 
@@ -50,6 +51,8 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], Any]) -> Any:
         value, reason = attempt(cfg, work, directory)
         seconds = round(time.perf_counter() - start, 3)
         state = "failed" if reason else "finished"
+        if not reason and not (directory / "metrics.json").exists():
+            write_json(directory / "metrics.json", {})  # work without figures, such as a prediction, is finished too
         write_record(directory, overrides, state=state, reason=reason, seconds=seconds, threads=threads())
     if reason:
         # A new error: the old one would keep the model, and on a GPU its memory, until the sweep ends.
