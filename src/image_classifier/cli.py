@@ -5,6 +5,7 @@ Nothing here imports torch before the configuration is composed and checked: hel
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +18,74 @@ from image_classifier import distributed
 from image_classifier.checks import check_config
 from image_classifier.errors import UserError
 from image_classifier.instantiation import EXECUTION_WHITELIST
+from image_classifier.sweeps.job import run_job
+from image_classifier.sweeps.jobs import job_directory
+from image_classifier.sweeps.objectives import optuna_direction
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 CONFIG_DIR = str(PROJECT_ROOT / "configs")
 
 OmegaConf.register_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+OmegaConf.register_resolver("job_directory", job_directory, replace=True)
+OmegaConf.register_resolver("optuna_direction", optuna_direction, replace=True)
 
 
-def command(config_name: str, run: Callable[[DictConfig], Any]) -> Callable[[], None]:
-    """Make a Hydra command that tells mistakes of the user's in one line.
+def perform(cfg: DictConfig, work: str) -> Any:
+    """Do the work of a command, telling mistakes of the user's in one line.
 
     Args:
-        config_name: File in `configs/`.
-        run: Does the work; its result is what a sweeper optimizes.
+        cfg: The composed configuration.
+        work: Name of a function in `pipeline`; its result is what a sweeper optimizes.
     """
 
-    def task(cfg: DictConfig) -> Any:
-        try:
-            check_config(cfg)
-            return distributed.run(run, cfg)
-        except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the other jobs of a sweep go on
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+    def check_and_work(cfg: DictConfig) -> Any:
+        check_config(cfg)
+        return distributed.run(partial(call_pipeline, work), cfg)
 
-    main = hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
-    return distributed.lead_or_follow(main, run)
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        return run_job(cfg, check_and_work)
+    if chosen := hydra_cfg.runtime.choices.get("sweep"):
+        print(f"One run only: add -m to sweep over what sweep={chosen} says", file=sys.stderr)
+    try:
+        return check_and_work(cfg)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
-def train(cfg: DictConfig) -> Any:
+def call_pipeline(work: str, cfg: DictConfig) -> Any:
+    """Call a function of `pipeline`; here rather than there, so that it is named without importing torch."""
     from image_classifier import pipeline
 
-    return pipeline.train(cfg)
+    return getattr(pipeline, work)(cfg)
+
+
+# Functions of the module, because the processes that launchers start find them by name.
+def train(cfg: DictConfig) -> Any:
+    return perform(cfg, "train")
 
 
 def evaluate(cfg: DictConfig) -> Any:
-    from image_classifier import pipeline
-
-    return pipeline.evaluate(cfg)
+    return perform(cfg, "evaluate")
 
 
 def predict(cfg: DictConfig) -> Any:
-    from image_classifier import pipeline
-
-    return pipeline.predict(cfg)
+    return perform(cfg, "predict")
 
 
-train_command = command("train", train)
-eval_command = command("eval", evaluate)
-predict_command = command("predict", predict)
+def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> Callable[[], None]:
+    """Make a Hydra command, which under torchrun or srun only rank 0 runs as such.
+
+    Args:
+        config_name: File in `configs/`.
+        task: What it does with the composed configuration.
+        work: Name of the function in `pipeline` that the other ranks call.
+    """
+    main = hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
+    return distributed.lead_or_follow(main, partial(call_pipeline, work))
+
+
+train_command = command("train", train, "train")
+eval_command = command("eval", evaluate, "evaluate")
+predict_command = command("predict", predict, "predict")

@@ -22,6 +22,7 @@ from image_classifier.instantiation import make
 from image_classifier.loggers.base import RunLogger
 from image_classifier.models.classifier import Classifier
 from image_classifier.provenance import command_line, git_commit
+from image_classifier.sweeps.objectives import objective_values
 
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # their notices bury ours
@@ -32,14 +33,14 @@ warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=
 warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
 
 
-def train(cfg: DictConfig) -> float | None:
+def train(cfg: DictConfig) -> Any:
     """Fit, test the best checkpoint, and save the final figures.
 
     Args:
         cfg: The composed `configs/train.yaml`.
 
     Returns:
-        The monitored metric of the best checkpoint (of the test when nothing was trained), for sweepers.
+        What sweepers optimize: the monitored metric of the best checkpoint, or the figures named in `objectives`.
     """
     run_dir = Path(cfg.paths.run_dir)
     if cfg.train and cfg.ckpt_path:
@@ -56,7 +57,7 @@ def train(cfg: DictConfig) -> float | None:
         facts = run_facts(cfg, model)
         for logger in loggers if trainer.is_global_zero else ():
             logger.log_facts(facts) if isinstance(logger, RunLogger) else logger.log_hyperparams(facts)
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float] = {"parameters": facts["parameters"]}
         if cfg.train:
             metrics |= fit(trainer, model, datamodule, cfg.ckpt_path)
         if cfg.test:
@@ -65,7 +66,7 @@ def train(cfg: DictConfig) -> float | None:
     finally:
         for logger in loggers:
             logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
-    return metrics.get(cfg.monitor.metric)
+    return objective_values(cfg, metrics)
 
 
 def evaluate(cfg: DictConfig) -> float:

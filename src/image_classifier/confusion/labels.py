@@ -23,7 +23,7 @@ def tick_labels(class_names: Sequence[str], positions: Sequence[int] | None = No
 
     Returns:
         N pairs of a label and the path of the font to write it in. Where no installed font has a character, a square
-        stands for it; such a label, an empty one, and labels that would look alike begin with the position of the class.
+        stands for it; such a label, an empty one, and those that look alike begin with the position of the class.
     """
     if positions is None:
         positions = range(len(class_names))

@@ -89,7 +89,7 @@ def stage_section(
         counts, names = matrices[stage]
         section |= class_tables(counts, names)
         caption = "Rows are true classes, columns predicted ones. Colours show the share of the true class."
-        picture = to_array(draw_confusion_matrix(counts, names, "none", "counts and row percentages"))
+        picture = draw_confusion_matrix(counts, names, "none", "counts and row percentages")
         section["pictures"].append(Picture(f"confusion_matrix_{stage}", caption, picture))
         section["pictures"].append(Picture(f"per_class_{stage}", "", class_bars(counts, names)))
     if stage in gallery:

@@ -1,0 +1,1 @@
+"""Sweeps: a directory for each job, resuming, Optuna with pruning, a report at the end."""

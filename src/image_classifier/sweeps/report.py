@@ -1,0 +1,93 @@
+"""What a sweep leaves behind: a ranked table, a picture, the command that repeats the best job, an exit status."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.utils import get_class
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from image_classifier.files import write_atomically
+from image_classifier.sweeps.jobs import Job, jobs_of
+from image_classifier.sweeps.objectives import objectives
+from image_classifier.sweeps.ranking import rank_jobs, swept_settings, table_rows, to_csv, to_markdown
+
+COMMANDS_SHOWN = 5  # a sweep with several objectives has several best jobs
+
+Ranked = Sequence[tuple[int | None, Job]]
+
+
+class SweepReport(Callback):
+    """Hydra callback; in `configs/hydra/default.yaml`."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        launcher = config.hydra.launcher._target_
+        if launcher.startswith(f"{__package__}."):
+            Plugins.instance().register(get_class(launcher))  # Hydra knows only what lies in `hydra_plugins`
+        print(f"Sweep directory: {Path(config.hydra.sweep.dir)}", flush=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        sweep_dir = Path(config.hydra.sweep.dir)
+        jobs = list(jobs_of(sweep_dir)) if sweep_dir.is_dir() else []
+        if not jobs:
+            return
+        goals = objectives(config)
+        ranked = rank_jobs(jobs, goals)
+        write_report(sweep_dir, ranked, goals)
+        command = f"python {config.hydra.job.config_name}.py"
+        print_report(sweep_dir, ranked, goals, command)
+        undone = [job for job in jobs if not job.done]
+        if undone:
+            print(
+                f"{len(undone)} of {len(jobs)} jobs did not finish. The same command with "
+                f"{shlex.quote(f'hydra.sweep.dir={sweep_dir}')} runs these again, and only these.",
+                file=sys.stderr,
+            )
+            if not isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit):
+                sys.exit(1)  # instead of the traceback of the first failed job
+
+
+def write_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str]) -> None:
+    """Write `sweep_summary.csv`, `.md` and, where settings were swept and jobs finished, `.png`."""
+    rows = table_rows(ranked, goals)
+    write_atomically(sweep_dir / "sweep_summary.csv", to_csv(rows))
+    write_atomically(sweep_dir / "sweep_summary.md", to_markdown(rows))
+    jobs = [job for _, job in ranked]
+    settings = swept_settings(jobs)
+    if settings and any(job.done for job in jobs):
+        from image_classifier.sweeps.figure import draw_sweep
+
+        draw_sweep(jobs, settings, goals).savefig(sweep_dir / "sweep_summary.png")
+
+
+def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], command: str) -> None:
+    rows = table_rows(ranked, goals)
+    wide = ("reason", "overrides")
+    columns = [column for column in zip(*rows, strict=True) if column[0] not in wide and any(column[1:])]
+    headings, *cells = zip(*columns, strict=True)
+    table = Table(title="Jobs, best first", title_justify="left")
+    for heading in shorten(headings):
+        table.add_column(heading, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console = Console(highlight=False, soft_wrap=True)
+    Console().print(table)
+    for _, job in ranked:
+        if job.reason:
+            console.print(f"Job {job.directory.name} {job.state}: {job.reason}", markup=False)
+    best = [job for rank, job in ranked if rank == 1]
+    for job in best[:COMMANDS_SHOWN]:
+        console.print(f"Repeat job {job.directory.name}: {command} {shlex.join(job.overrides)}", markup=False)
+    console.print(f"Table and picture: {sweep_dir}/sweep_summary.md, .csv, .png", markup=False)
+
+
+def shorten(headings: Sequence[str]) -> list[str]:
+    """The last part of each dotted key where that says enough."""
+    last = [heading.rpartition(".")[2] for heading in headings]
+    return [short if last.count(short) == 1 else full for short, full in zip(last, headings, strict=True)]
