@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from torch import Tensor
+
+from image_classifier.confusion.labels import BASE_FONT, font_for
 
 
 def draw_image_grid(
@@ -29,7 +32,8 @@ def draw_image_grid(
         position.set_axis_off()
     for position, image, title in zip(axes, images, titles, strict=False):
         position.imshow(displayable(image), cmap="gray", vmin=0, vmax=255)
-        position.set_title(title, fontsize=8, parse_math=False)  # a class name may hold dollar signs
+        font = FontProperties(fname=font_for(title) or BASE_FONT, size=8)
+        position.set_title(title, fontproperties=font, parse_math=False)  # a class name may hold dollar signs
     if heading:
         figure.suptitle(heading, fontsize=10, parse_math=False)
     return figure

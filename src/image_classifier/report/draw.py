@@ -2,18 +2,22 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
+
+from image_classifier.confusion.labels import tick_labels
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; they differ in lightness as well.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 CLASS_LIMIT = 50  # more classes than this: only those with the lowest F1 are shown
 CELL_TEXT_LIMIT = 25  # more classes than this: cells carry no text
-LABEL_LENGTH = 24  # longer class names are cut
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -75,7 +79,7 @@ def draw_class_bars(names: Sequence[str], figures: Mapping[str, np.ndarray], tit
     for position, (name, color) in enumerate((("precision", BLUE), ("recall", ORANGE), ("f1", GREY))):
         bars = axes.barh(rows + 0.27 * (position - 1), figures[name], 0.25, color=color, label=name)
         axes.bar_label(bars, fmt="%.3f", fontsize=6.5, padding=2)
-    axes.set_yticks(rows, [shorten(name) for name in names], parse_math=False)
+    name_ticks(axes.yaxis, names)
     axes.set_ylim(len(names) - 0.5, -0.5)  # the first class on top
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlim(0, 1.06)  # room for the number behind a full bar
@@ -132,9 +136,8 @@ def draw_difference(change: np.ndarray, names: Sequence[str], title: str) -> Fig
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(title, fontsize=9, parse_math=False)
     if number <= CLASS_LIMIT:
-        labels = [shorten(name) for name in names]
-        axes.set_xticks(range(number), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-        axes.set_yticks(range(number), labels, parse_math=False)
+        name_ticks(axes.xaxis, names, rotation=45, ha="right", rotation_mode="anchor")
+        name_ticks(axes.yaxis, names)
     if number <= CELL_TEXT_LIMIT:
         for row, column in np.ndindex(change.shape):
             value = round(float(change[row, column]), 1)
@@ -146,9 +149,9 @@ def draw_difference(change: np.ndarray, names: Sequence[str], title: str) -> Fig
     return figure
 
 
-def shorten(name: str) -> str:
-    """Cut a long class name in the middle."""
-    if len(name) <= LABEL_LENGTH:
-        return name
-    half = (LABEL_LENGTH - 1) // 2
-    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
+def name_ticks(axis: Axis, class_names: Sequence[str], **style: Any) -> None:
+    """Write class names at 0, 1, 2 and so on, each in a font that has its characters."""
+    labels = tick_labels(class_names)
+    axis.set_ticks(range(len(labels)), [label for label, _ in labels], parse_math=False, **style)
+    for text, (_, font) in zip(axis.get_ticklabels(), labels, strict=True):
+        text.set_fontproperties(FontProperties(fname=font, size=text.get_fontsize()))
