@@ -88,9 +88,9 @@ def latest_run() -> Path:
 @contextlib.contextmanager
 def tensorboard(directory: Path) -> Iterator[str]:
     """Serve a log directory; gives the URL."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory)]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", directory.name]  # the page shows it
     command += ["--host", "127.0.0.1", "--port", "0", "--samples_per_plugin", "images=100"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, cwd=directory.parent, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
         said = []

@@ -13,7 +13,13 @@ from image_classifier.cli import PROJECT_ROOT
 SCREENSHOTS = PROJECT_ROOT / "outputs" / "test-screenshots"
 # The tab of the page's address, and what must be seen there.
 SEEN = {
-    "images": ["confusion_matrix/test", "confusion_matrix/val", "misclassified/test", "calibration/test"],
+    # The filter opens all groups of pictures; by itself TensorBoard opens the first two.
+    "images&tagFilter=test%7Cval": [
+        "confusion_matrix/test",
+        "confusion_matrix/val",
+        "misclassified/test",
+        "calibration/test",
+    ],
     "scalars&tagFilter=acc%24": ["test/acc", "val/acc", "train/acc", "test/balanced_acc"],
     "custom_scalars": ["recall", "precision", "f1"],
     "hparams": ["Hyperparameters", "optimizer.lr", "data.num_classes", "final/test/acc"],

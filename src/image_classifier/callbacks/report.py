@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from image_classifier.callbacks.calibration import Calibration
 from image_classifier.callbacks.misclassified import Misclassified
-from image_classifier.provenance import command_line, git_commit
+from image_classifier.provenance import command_line, git_commit, within_project
 
 TRAINING_CURVES = ("train/loss", "train/acc")
 VALIDATION_CURVES = ("val/loss", "val/acc")
@@ -108,6 +108,10 @@ class Report(pl.Callback):
             curves=draw_learning_curves(self.epochs, self.learning_rates) if self.epochs else None,
             gallery=gallery,
             calibration=calibration,
-            facts={"command": command_line(), "git commit": git_commit(), "run directory": str(self.run_dir)},
+            facts={
+                "command": command_line(),
+                "git commit": git_commit(),
+                "run directory": within_project(self.run_dir),
+            },
             configuration=configuration.read_text() if configuration.is_file() else "",
         )
