@@ -13,22 +13,7 @@ from omegaconf import DictConfig
 from image_classifier import pipeline
 from image_classifier.checks import check_config
 from image_classifier.cli import CONFIG_DIR, PROJECT_ROOT
-
-# Small enough that a whole run takes about a second.
-TINY = (
-    "data=synthetic",
-    "data.num_samples=200",
-    "data.image_size=8",
-    "data.num_classes=4",
-    "model=mlp",
-    "model.net.hidden_sizes=[16]",
-    "model.optimizer.lr=0.01",
-    "trainer=cpu",
-    "trainer.max_epochs=2",
-    "trainer.log_every_n_steps=1",
-    "callbacks.progress_bar=null",
-    "callbacks.model_summary=null",
-)
+from tiny import TINY
 
 
 @pytest.fixture(scope="session", autouse=True)

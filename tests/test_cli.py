@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import TINY
 from image_classifier import cli
 from image_classifier.cli import PROJECT_ROOT
+from tiny import TINY
 
 REPORT_TORCH = """
 import atexit, runpy, sys

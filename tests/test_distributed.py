@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from conftest import TINY
 from image_classifier import distributed, pipeline
 from image_classifier.cli import PROJECT_ROOT
 from image_classifier.data.batches import EpochBatches
 from image_classifier.data.datamodule import normalize
 from image_classifier.errors import UserError
 from process_tasks import fail, return_rank
+from tiny import TINY
 
 NETWORKS = {
     "mlp": ("model=mlp", "model.net.hidden_sizes=[16]"),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conftest import TINY
 from image_classifier import pipeline
 from image_classifier.errors import UserError
+from tiny import TINY
 
 PLAIN = ("logger=none", "confusion_matrix=none", "callbacks.sample_images=null")
 

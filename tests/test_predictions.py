@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import TINY
 from image_classifier import pipeline
 from image_classifier.errors import UserError
 from image_classifier.predictions import input_pictures
+from tiny import TINY
 
 # Saturated halves: a tiny network learns them within seconds.
 CLASSES = {"left": (slice(None), slice(None, 6)), "right": (slice(None), slice(6, None))}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import TINY
 from image_classifier import pipeline
 from image_classifier.data.batches import InMemoryLoader
 from image_classifier.data.image_folder import FileLoader, ImageFolder
 from image_classifier.errors import UserError
+from tiny import TINY
 
 COLOURS = {"blue": (20, 20, 220), "green": (20, 220, 20), "red": (220, 20, 20)}
 

@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_dir
 from readers import READERS, NoneReader, Reader, TensorBoardReader, WandbReader
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from conftest import TINY
 from image_classifier import pipeline
 from image_classifier.cli import CONFIG_DIR
 from image_classifier.confusion.draw import draw_confusion_matrix
 from image_classifier.data.datamodule import normalize
+from tiny import TINY
 
 NAMES = [f"class {index}" for index in range(4)]
 LOGGERS = list(READERS)

@@ -1,0 +1,16 @@
+"""Overrides of a run that takes about a second."""
+
+TINY = (
+    "data=synthetic",
+    "data.num_samples=200",
+    "data.image_size=8",
+    "data.num_classes=4",
+    "model=mlp",
+    "model.net.hidden_sizes=[16]",
+    "model.optimizer.lr=0.01",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "callbacks.progress_bar=null",
+    "callbacks.model_summary=null",
+)
