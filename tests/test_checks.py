@@ -20,7 +20,7 @@ WRONG: dict[str, list[Any]] = {
     "data.in_memory": ["yes", 1.5],
     "data.fit": ["pad"],
     "model.optimizer.lr": [0, -0.1, "fast", True],
-    "confusion_matrix.normalize": ["rows", 1],
+    "confusion_matrix.normalize": ["rows", 2],
     "confusion_matrix.forms": ["image", ["picture"]],
     "confusion_matrix.stages": ["val", ["train"]],
 }

@@ -85,7 +85,7 @@ def test_interrupted_set_up_is_done_again(setup: ModuleType, monkeypatch: pytest
 def test_only_the_pinned_installer_is_taken(setup: ModuleType) -> None:
     pinned = setup.pinned_requirement("requirements.lock", "uv")
     assert "uv==2.0" in pinned and "sha256:cc" in pinned and "zeta" not in pinned and "alpha" not in pinned
-    with pytest.raises(SystemExit, match="requirements.lock does not pin nothing; run `make lock`"):
+    with pytest.raises(SystemExit, match=r"requirements\.lock does not pin nothing; run `make lock`"):
         setup.pinned_requirement("requirements.lock", "nothing")
 
 
