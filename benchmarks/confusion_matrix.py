@@ -62,7 +62,7 @@ def compare_drawing() -> list[Row]:
         times = [seconds(lambda counts=counts: draw(counts)) for _ in range(PAIRS)]
         question = f"drawing and rendering {classes} classes"
         rows.append(Row(question, statistics.median(times), "s", target, samples=PAIRS))
-    for classes, target, pairs in ((10, None, 5), (100, 50, 3)):
+    for classes, target, pairs in ((10, None, 3), (100, 50, 2)):
         counts = example_counts(classes)
         value, note = alternate(
             lambda counts=counts: draw_with_torchmetrics(counts), lambda counts=counts: draw(counts), pairs

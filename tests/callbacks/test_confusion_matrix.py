@@ -74,12 +74,12 @@ def test_one_normalisation_keeps_the_plain_keys(train: Callable[..., Path]) -> N
 
 @pytest.mark.parametrize("value", ["[]", "rows", "[none,rows]", "3"])
 def test_unknown_normalisations_are_refused(compose_config: Callable, value: str) -> None:
-    with pytest.raises(UserError, match="confusion_matrix.normalize to be one of none, true, pred, all"):
+    with pytest.raises(UserError, match=r"confusion_matrix\.normalize to be one of none, true, pred, all"):
         compose_config(f"confusion_matrix.normalize={value}")
 
 
 def test_unknown_forms_are_refused(compose_config: Callable) -> None:
-    with pytest.raises(UserError, match="confusion_matrix.forms to be a list of any of image, scalar, table, chart"):
+    with pytest.raises(UserError, match=r"confusion_matrix\.forms to be a list of any of image, scalar, table, chart"):
         compose_config("confusion_matrix.forms=[picture]")
 
 

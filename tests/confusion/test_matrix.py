@@ -32,7 +32,7 @@ def test_normalize_agrees_with_scikit_learn(mode: matrix.Normalization, absent: 
 
 
 def test_normalize_refuses_an_unknown_mode() -> None:
-    with pytest.raises(ValueError, match="Expected `mode`.*but got 'rows'"):
+    with pytest.raises(ValueError, match=r"Expected `mode`.*but got 'rows'"):
         matrix.normalize(torch.eye(2), "rows")  # type: ignore[arg-type]
 
 

@@ -256,6 +256,8 @@ def read_wandb_records(path: Path) -> Iterator[Any]:
             position += left_in_block
             continue
         _, length, kind = struct.unpack_from("<IHB", content, position)
+        if position + 7 + length > len(content):  # not written to its end yet
+            return
         payload += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a full piece, or the last one
