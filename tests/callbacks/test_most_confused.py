@@ -29,7 +29,7 @@ def test_tensorboard_shows_the_pairs_of_every_epoch_and_of_the_test(train: Calla
     assert len(pairs) > 1
     assert text.splitlines() == [
         "| true class | taken for | count | share of the true class |",
-        "| --- | --- | --- | --- |",
+        "| --- | ---: | ---: | ---: |",
         *(f"| {pair.true} | {pair.predicted} | {pair.samples} | {pair.share:.1%} |" for pair in pairs),
     ]
 
