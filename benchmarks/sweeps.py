@@ -1,6 +1,6 @@
 """Sweeps: jobs side by side against one after the other, and pruning against none.
 
-python benchmarks/sweeps.py [data.root=DIR]
+python benchmarks/sweeps.py
 
 Every sweep is a process of its own, so its start and its imports count, and those of its workers too.
 """
@@ -42,7 +42,7 @@ def sweep(directory: str, *overrides: str) -> float:
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {name: value for name, value in os.environ.items() if name not in THREADS}
-    arguments = [*QUIET, "logger=none", "confusion_matrix=none", "callbacks.sample_images=null", *sys.argv[1:]]
+    arguments = [*QUIET, "logger=none", "confusion_matrix=none", "callbacks.sample_images=null"]
     command = [sys.executable, str(ROOT / "train.py"), "-m", *arguments, f"hydra.sweep.dir={directory}", *overrides]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -98,5 +98,11 @@ def table(directory: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def main() -> list[Row]:
+    rows = [side_by_side(pairs=3), *pruning(pairs=3)]
+    write_results("sweeps", rows)
+    return rows
+
+
 if __name__ == "__main__":
-    write_results("sweeps", [side_by_side(pairs=3), *pruning(pairs=3)])
+    main()
