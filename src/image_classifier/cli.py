@@ -3,6 +3,7 @@
 Nothing here imports torch before the configuration is composed and checked: help and mistakes answer at once.
 """
 
+import importlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -44,6 +45,7 @@ def perform(cfg: DictConfig, work: str) -> Any:
 
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN:
+        importlib.import_module("image_classifier.pipeline")  # before the clock of the first job starts
         return run_job(cfg, check_and_work)
     if chosen := hydra_cfg.runtime.choices.get("sweep"):
         print(f"One run only: add -m to sweep over what sweep={chosen} says", file=sys.stderr)

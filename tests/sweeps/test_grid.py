@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from PIL import Image
 from sweeping import Outcome, figures, read, run, summary, sweep
 
@@ -94,6 +95,12 @@ def test_starting_it_again_repeats_only_what_failed(grid: tuple[Path, Outcome]) 
     assert len(summary(directory)) == 6
 
 
+def test_a_mistake_in_the_command_is_told_although_jobs_failed_before(grid: tuple[Path, Outcome]) -> None:
+    directory, _ = grid
+    outcome = sweep(directory, "model.optimizer.rate=0.1,0.2")
+    assert outcome.status == 1 and "'rate' is not in struct" in outcome.errors
+
+
 def test_a_sweep_without_failures_ends_with_status_zero(tmp_path: Path) -> None:
     outcome = sweep(tmp_path, "sweep=grid", "model=mlp", "model.optimizer.lr=0.003,0.01")
     assert outcome.status == 0 and len(summary(tmp_path)) == 2
@@ -102,3 +109,19 @@ def test_a_sweep_without_failures_ends_with_status_zero(tmp_path: Path) -> None:
 def test_sweep_without_multirun_says_so(tmp_path: Path) -> None:
     outcome = run("sweep=grid", "data.batch_size=0", f"hydra.run.dir={tmp_path}")
     assert "add -m" in outcome.errors and outcome.status == 2
+
+
+def test_wandb_runs_of_a_sweep_share_a_group(tmp_path: Path) -> None:
+    directory = tmp_path / "my_sweep"
+    settings = ["logger=wandb", "logger.wandb.mode=offline", "trainer.max_epochs=1"]
+    assert sweep(directory, *settings, "model.optimizer.lr=0.003,0.01").status == 0
+    identities = set()
+    for job, rate in (("0", "0.003"), ("1", "0.01")):
+        (run_file,) = (directory / job / "wandb").glob("offline-run-*/run-*.wandb")  # one run for each job
+        logger = OmegaConf.load(directory / job / "config.yaml").logger.wandb
+        assert logger.group == "my_sweep" and f"model.optimizer.lr={rate}" in logger.name
+        content = run_file.read_bytes()
+        assert b"my_sweep" in content and f"model.optimizer.lr={rate}".encode() in content
+        identities.add(run_file.stem)
+        assert run_file.stem == f"run-{logger.id}"
+    assert len(identities) == 2

@@ -147,7 +147,7 @@ def test_failed_trials_do_not_end_the_sweep(tmp_path: Path) -> None:
 
 
 def test_accuracy_against_parameters(tmp_path: Path) -> None:
-    outcome = sweep(tmp_path, "sweep=optuna_multi_objective", "hydra.sweeper.n_trials=5", "trainer.max_epochs=1")
+    outcome = sweep(tmp_path, "sweep=optuna_multi_objective", "hydra.sweeper.n_trials=4", "trainer.max_epochs=1")
     assert outcome.status == 0, outcome.errors
     study = load(tmp_path)
     assert study.directions == [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
@@ -160,6 +160,11 @@ def test_accuracy_against_parameters(tmp_path: Path) -> None:
     for row in rows:
         assert float(row["parameters"]) == read(tmp_path / row["directory"] / "metrics.json")["parameters"]
     assert (tmp_path / "optuna_trade_offs.png").is_file()
+
+
+def test_several_objectives_cannot_be_pruned(tmp_path: Path) -> None:
+    outcome = sweep(tmp_path, "sweep=optuna_multi_objective", "pruning=median", "hydra.sweeper.n_trials=1")
+    assert outcome.status == 1 and "pruning=none" in read(tmp_path / "0" / "job.json")["reason"]
 
 
 class Killed(NamedTuple):

@@ -46,7 +46,7 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], Any]) -> Any:
         if job is not None and job.done and sorted(job.overrides) == sorted(overrides):
             print(f"Finished earlier: {directory}", flush=True)  # not into the log file: the directory stays as it is
             return objective_values(cfg, job.metrics)
-        write_record(directory, overrides, state="running", reason="")
+        write_record(directory, overrides, state="running", reason="", pruned_after_epochs=None)
         start = time.perf_counter()
         value, reason = attempt(cfg, work, directory)
         seconds = round(time.perf_counter() - start, 3)

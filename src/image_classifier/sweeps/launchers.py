@@ -11,6 +11,7 @@ from unittest.mock import patch
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
+from image_classifier.sweeps.job import JobError
 from image_classifier.sweeps.jobs import claim_directory, write_record
 
 
@@ -59,7 +60,7 @@ class PatientJob:
         directory = claim_directory(sweep_dir, self.number, self.overrides)
         write_record(directory, self.overrides, state="failed", reason=reason)
         result = JobReturn()
-        result.overrides, result.status, result.return_value = self.overrides, JobStatus.FAILED, RuntimeError(reason)
+        result.overrides, result.status, result.return_value = self.overrides, JobStatus.FAILED, JobError(reason)
         return result
 
 

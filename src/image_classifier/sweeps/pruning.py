@@ -11,6 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import Trial, TrialState
 from pytorch_lightning.trainer.states import TrainerFn
 
+from image_classifier.errors import UserError
 from image_classifier.sweeps.jobs import write_record
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,12 @@ class PruningCallback(pl.Callback):
         self.trial: Trial | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.in_sweep and trainer.is_global_zero:
-            self.trial = find_trial(
-                optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=self.pruner), self.overrides
-            )
+        if not self.in_sweep or not trainer.is_global_zero:
+            return
+        study = optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=self.pruner)
+        if len(study.directions) > 1:
+            raise UserError(f"expected one objective to prune by but found {len(study.directions)}; add pruning=none")
+        self.trial = find_trial(study, self.overrides)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.in_sweep or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:

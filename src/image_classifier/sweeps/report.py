@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from image_classifier.files import write_atomically
+from image_classifier.sweeps.job import JobError
 from image_classifier.sweeps.jobs import Job, jobs_of
 from image_classifier.sweeps.objectives import objectives
 from image_classifier.sweeps.ranking import rank_jobs, swept_settings, table_rows, to_csv, to_markdown
@@ -49,8 +50,8 @@ class SweepReport(Callback):
                 f"{shlex.quote(f'hydra.sweep.dir={sweep_dir}')} runs these again, and only these.",
                 file=sys.stderr,
             )
-            if not isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit):
-                sys.exit(1)  # instead of the traceback of the first failed job
+            if isinstance(sys.exc_info()[1], JobError | None):
+                sys.exit(1)  # instead of the traceback of the first failed job; any other error is for Hydra to tell
 
 
 def write_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str]) -> None:
