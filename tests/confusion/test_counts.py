@@ -1,5 +1,7 @@
 """Counting pairs of true and predicted classes, against scikit-learn."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,18 @@ def test_nothing_counted_is_all_zero() -> None:
 
 def test_update_does_not_wait_for_the_device() -> None:
     """The meta device has no values: whatever needs one to go on fails there."""
-    counts = ConfusionCounts(10, device="meta")
+    counts = ConfusionCounts(10).to("meta")
     counts.update(torch.zeros(8, dtype=torch.int64, device="meta"), torch.zeros(8, dtype=torch.int64, device="meta"))
     assert counts.compute().shape == (10, 10)
+
+
+def test_is_a_metric_that_can_be_copied_and_reset() -> None:
+    counts = ConfusionCounts(2)
+    counts.update(torch.tensor([1]), torch.tensor([0]))
+    assert counts.compute().sum() == 1
+    copied = pickle.loads(pickle.dumps(counts))
+    copied.update(torch.tensor([1]), torch.tensor([0]))
+    assert (copied.compute()[0, 1], counts.compute()[0, 1]) == (2, 1)
+    counts.reset()
+    counts.update(torch.tensor([0]), torch.tensor([0]))
+    assert counts.compute().tolist() == [[1, 0], [0, 0]]

@@ -75,7 +75,7 @@ class ConfusionMatrixCallback(pl.Callback):
     def start(self, stage: str, pl_module: pl.LightningModule) -> None:
         if stage in self.stages:
             ignored = getattr(pl_module, "ignore_index", -100) if self.ignore_index is None else self.ignore_index
-            self.counts[stage] = ConfusionCounts(len(self.class_names), ignored, pl_module.device)
+            self.counts[stage] = ConfusionCounts(len(self.class_names), ignored).to(pl_module.device)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
@@ -105,7 +105,7 @@ class ConfusionMatrixCallback(pl.Callback):
     def finish(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, due: bool) -> None:
         if stage not in self.stages:
             return
-        counts = trainer.strategy.reduce(self.counts[stage].compute().clone(), reduce_op="sum").cpu()
+        counts = self.counts[stage].compute().cpu()  # summed over all processes
         self.matrices[stage] = counts
         overall = matrix.overall_metrics(counts)
         accuracy = overall.pop("accuracy")  # the model logs it itself
