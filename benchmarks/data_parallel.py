@@ -77,7 +77,7 @@ def measure(processes: int) -> Measured:
     return Measured(timer.seconds[1:], untrained, pipeline.figures(trainer, "val/"))
 
 
-def main() -> None:
+def main() -> list[Row]:
     pairs: list[tuple[float, float]] = []
     for _ in range(PAIRS):
         two, one = (run_in_processes(measure, processes, processes) for processes in (2, 1))
@@ -88,28 +88,27 @@ def main() -> None:
     question = f"data-parallel, cnn, global batch {GLOBAL_BATCH}, CPU"
     speed_note = f"{rates[1]:,.0f} against {rates[0]:,.0f} images a second; epochs {note}"
     final = ", ".join(f"{found.trained['val/acc']:.4f}" for found in (one, two))
-    write_results(
-        "data_parallel",
-        [
-            Row(
-                f"{question}: images a second, 2 processes against 1",
-                speedup,
-                "x",
-                None,
-                samples=len(pairs),
-                note=speed_note,
-            ),
-            Row(
-                f"{question}: largest difference of {len(differences)} validation figures, same weights",
-                max(differences),
-                "",
-                1e-6,
-                samples=len(differences),
-                note=f"validation accuracy after {EPOCHS} epochs with 1, 2 processes: {final}"
-                " (each process normalises its own half of a batch)",
-            ),
-        ],
-    )
+    rows = [
+        Row(
+            f"{question}: images a second, 2 processes against 1",
+            speedup,
+            "x",
+            None,
+            samples=len(pairs),
+            note=speed_note,
+        ),
+        Row(
+            f"{question}: largest difference of {len(differences)} validation figures, same weights",
+            max(differences),
+            "",
+            1e-6,
+            samples=len(differences),
+            note=f"validation accuracy after {EPOCHS} epochs with 1, 2 processes: {final}"
+            " (each process normalises its own half of a batch)",
+        ),
+    ]
+    write_results("data_parallel", rows)
+    return rows
 
 
 if __name__ == "__main__":
