@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import optuna
 import pytest
+from matplotlib import rcParams
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 from PIL import Image
@@ -76,6 +77,7 @@ def test_pictures_are_saved(pruned: Finished) -> None:
     from matplotlib._pylab_helpers import Gcf
 
     assert not Gcf.figs  # none is left to pyplot
+    assert rcParams["axes.facecolor"] == "white"  # and none of Optuna's style to other figures
 
 
 def test_a_finished_study_is_left_alone(pruned: Finished) -> None:
