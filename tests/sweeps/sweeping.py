@@ -79,8 +79,19 @@ def figures(run_dir: Path) -> dict[str, float]:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         assert process is None or process.poll() is None, "the process is over already"
         time.sleep(0.02)
+
+
+def sweep_until(condition: Callable[[], bool], directory: Path, *arguments: str) -> None:
+    """Start a sweep in a process of its own, and kill it with SIGKILL as soon as a condition holds."""
+    command = [sys.executable, str(cli.PROJECT_ROOT / "train.py"), "-m", *TINY, f"hydra.sweep.dir={directory}"]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(condition, process)
+    finally:
+        process.kill()
+        process.wait()

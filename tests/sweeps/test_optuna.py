@@ -1,22 +1,18 @@
 """Optuna sweeps: direction, pruning, resuming, pictures, several objectives."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import optuna
 import pytest
+from matplotlib import rcParams
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 from PIL import Image
-from sweeping import TINY, Outcome, figures, read, summary, sweep, wait_for
+from sweeping import Outcome, figures, read, summary, sweep, sweep_until
 
-from image_classifier.cli import PROJECT_ROOT
 from image_classifier.sweeps.jobs import jobs_of
 
 SPACE = (
@@ -76,6 +72,7 @@ def test_pictures_are_saved(pruned: Finished) -> None:
     from matplotlib._pylab_helpers import Gcf
 
     assert not Gcf.figs  # none is left to pyplot
+    assert rcParams["axes.facecolor"] == "white"  # and none of Optuna's style to other figures
 
 
 def test_a_finished_study_is_left_alone(pruned: Finished) -> None:
@@ -179,11 +176,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """A study of 4 trials killed in its second, then started again."""
     directory = tmp_path_factory.mktemp("killed") / "sweep"
     arguments = ["sweep=optuna", *SPACE, "hydra.sweeper.n_trials=4", "trainer.max_epochs=60"]
-    command = [sys.executable, str(PROJECT_ROOT / "train.py"), "-m", *TINY, *arguments]
-    process = subprocess.Popen([*command, f"hydra.sweep.dir={directory}"], stdout=subprocess.DEVNULL)
-    wait_for((directory / "1" / "checkpoints" / "last.ckpt").is_file, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    sweep_until((directory / "1" / "checkpoints" / "last.ckpt").is_file, directory, *arguments)
     (trial,) = load(directory).get_trials(states=(TrialState.RUNNING,))
     return Killed(directory, trial.number, trial.params, sweep(directory, *arguments))
 

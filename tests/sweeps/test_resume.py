@@ -1,28 +1,22 @@
 """Sweeps that are killed and started again."""
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from filelock import FileLock
-from sweeping import TINY, Outcome, figures, read, summary, sweep, wait_for
+from sweeping import Outcome, figures, read, summary, sweep, sweep_until, wait_for
 
-from image_classifier.cli import PROJECT_ROOT
 from image_classifier.sweeps.jobs import claim_directory, find_job, jobs_of, read_job, write_record
 
-SETTINGS = ("logger=csv", "trainer.max_epochs=150", "callbacks.early_stopping=null")
+SETTINGS = ("logger=csv", "trainer.max_epochs=100", "callbacks.early_stopping=null")
 
 
 class Resumed(NamedTuple):
     directory: Path
     before: dict[str, str]  # digests of all files when the sweep was killed
-    epoch: int  # of job 1 when the sweep was killed, at least
     outcome: Outcome  # of the second sweep
 
 
@@ -35,17 +29,12 @@ def digests(directory: Path) -> dict[str, str]:
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     """A sweep of rates 0.003 and 0.01 killed in its second job, then started again with a third, in another order."""
     directory = tmp_path_factory.mktemp("resume") / "sweep"
-    command = [sys.executable, str(PROJECT_ROOT / "train.py"), "-m", *TINY, *SETTINGS, f"hydra.sweep.dir={directory}"]
-    process = subprocess.Popen([*command, "model.optimizer.lr=0.003,0.01"], stdout=subprocess.DEVNULL)
-    rows = directory / "1" / "csv" / "metrics.csv"
-    wait_for(lambda: rows.is_file() and (directory / "1" / "checkpoints" / "last.ckpt").is_file(), process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    rows, checkpoint = directory / "1" / "csv" / "metrics.csv", directory / "1" / "checkpoints" / "last.ckpt"
+    sweep_until(lambda: rows.is_file() and checkpoint.is_file(), directory, *SETTINGS, "model.optimizer.lr=0.003,0.01")
     assert not (directory / "1" / "metrics.json").exists(), "the job was over before it could be killed"
     before = digests(directory)
-    epoch = len(rows.read_text().splitlines()) // 3
     outcome = sweep(directory, *SETTINGS, "model.optimizer.lr=0.02,0.01,0.003")
-    return Resumed(directory, before, epoch, outcome)
+    return Resumed(directory, before, outcome)
 
 
 @pytest.fixture(scope="module")

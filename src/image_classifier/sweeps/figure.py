@@ -1,6 +1,8 @@
 """A picture of each optimized figure against each swept setting."""
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 from image_classifier.sweeps.jobs import Job
 
 LOG_RATIO = 8  # values that span more than this are drawn on a logarithmic axis
-TICKS = 6  # up to so many values are all written at the axis
+CLOSEST_TICKS = 0.15  # values that lie apart by this share of the axis are all written at it
 STYLES = {"finished": {"color": "#1f77b4", "marker": "o"}, "pruned": {"color": "#d62728", "marker": "x"}}
 
 
@@ -52,9 +54,12 @@ def draw_panel(axes: Axes, jobs: Sequence[Job], key: str, name: str) -> None:
         axes.set_xticks(range(len(texts)), texts, rotation=30 if sum(map(len, texts)) > 24 else 0)
         axes.set_xlim(-0.5, max(len(texts), 1) - 0.5)
         return
-    if numbers[0] > 0 and numbers[-1] / numbers[0] > LOG_RATIO:
+    logarithmic = numbers[0] > 0 and numbers[-1] / numbers[0] > LOG_RATIO
+    if logarithmic:
         axes.set_xscale("log")
-    if len(numbers) <= TICKS:
+    places = [math.log(number) for number in numbers] if logarithmic else numbers
+    gaps = [right - left for left, right in pairwise(places)]
+    if all(gap > CLOSEST_TICKS * (places[-1] - places[0]) for gap in gaps):
         axes.set_xticks(numbers, texts)
         axes.set_xticks([], minor=True)
 

@@ -89,15 +89,19 @@ def save_pictures(study: Study, names: list[str], directory: Path) -> None:
 
 
 def save(path: Path, plot: Any, study: Study, **settings: Any) -> None:
+    from matplotlib import rc_context
     from matplotlib._pylab_helpers import Gcf
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that these functions are experimental, and matplotlib's on layout
+    # The functions warn that they are experimental, and set a style for whatever is drawn afterwards.
+    with warnings.catch_warnings(), rc_context():
+        warnings.simplefilter("ignore")
         try:
             axes = plot(study, **settings)
         except (ValueError, RuntimeError, ZeroDivisionError) as error:
             log.warning(f"{path.name} cannot be drawn from so few or so equal trials: {error}")
             return
-    figure = getattr(axes, "flat", [axes])[0].figure
-    figure.savefig(path, bbox_inches="tight", dpi=100)
-    Gcf.destroy_fig(figure)
+        figure = getattr(axes, "flat", [axes])[0].figure
+        for other in figure.axes[1:]:
+            other.patch.set_visible(False)  # the axes of the parallel coordinates would hide the lines
+        figure.savefig(path, bbox_inches="tight", dpi=100)
+        Gcf.destroy_fig(figure)
