@@ -35,11 +35,17 @@ def compose_config(tmp_path: Path) -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
-def train(compose_config: Callable[..., DictConfig]) -> Callable[..., Path]:
+def tiny_overrides() -> tuple[str, ...]:
+    """Overrides of the runs that `train` makes; a test of the drawings brings its own."""
+    return TINY
+
+
+@pytest.fixture
+def train(compose_config: Callable[..., DictConfig], tiny_overrides: tuple[str, ...]) -> Callable[..., Path]:
     """Train a tiny network on synthetic images with the given overrides; returns the run directory."""
 
     def run(*overrides: str) -> Path:
-        cfg = compose_config(*TINY, *overrides)
+        cfg = compose_config(*tiny_overrides, *overrides)
         pipeline.train(cfg)
         return Path(cfg.paths.run_dir)
 

@@ -39,7 +39,7 @@ BARE = [
     *("trainer.precision=32-true", "trainer.max_epochs=1", "logger=none"),
     *("+trainer.enable_progress_bar=false", "+trainer.enable_model_summary=false"),
     *(f"~callbacks.{name}" for name in ("early_stopping", "model_summary", "learning_rate_monitor", "progress_bar")),
-    "~callbacks.sample_images",
+    *(f"~callbacks.{name}" for name in ("sample_images", "report", "misclassified", "calibration")),
 ]
 
 

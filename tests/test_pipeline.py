@@ -144,3 +144,9 @@ def test_debug_profiler_prints_its_table(
 ) -> None:
     run_debug(compose_config, "profiler")
     assert "run_training_epoch" in capfd.readouterr().out + caplog.text
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_the_shortest_trainings_have_a_schedule_too(train: Callable[..., Path], steps: int) -> None:
+    run_dir = train(*PLAIN, "trainer.max_epochs=1", "data.batch_size=8", f"trainer.limit_train_batches={steps}")
+    assert json.loads((run_dir / "metrics.json").read_text())["epochs"] == 1

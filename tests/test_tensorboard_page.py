@@ -9,6 +9,13 @@ from PIL import Image
 from screenshots import VISIBLE_IMAGES, VISIBLE_TEXT, chromium, tensorboard, wait_for
 
 from image_classifier.cli import PROJECT_ROOT
+from tiny import TINY_WITH_DRAWINGS
+
+
+@pytest.fixture
+def tiny_overrides() -> tuple[str, ...]:
+    return TINY_WITH_DRAWINGS
+
 
 SCREENSHOTS = PROJECT_ROOT / "outputs" / "test-screenshots"
 # The tab of the page's address, and what must be seen there.

@@ -1,6 +1,6 @@
 """Overrides of a run that takes about a second."""
 
-TINY = (
+TINY_WITH_DRAWINGS = (
     "data=synthetic",
     "data.num_samples=200",
     "data.image_size=8",
@@ -13,4 +13,13 @@ TINY = (
     "trainer.log_every_n_steps=1",
     "callbacks.progress_bar=null",
     "callbacks.model_summary=null",
+)
+
+# Drawings of the end of a run take longer than the run.
+TINY = (
+    *TINY_WITH_DRAWINGS,
+    "callbacks.report=null",
+    "callbacks.misclassified=null",
+    "callbacks.calibration=null",
+    "callbacks.sample_images=null",
 )

@@ -8,6 +8,13 @@ import torch
 from image_classifier import pipeline
 from image_classifier.callbacks.report import Report
 from image_classifier.models.classifier import Classifier
+from tiny import TINY_WITH_DRAWINGS
+
+
+@pytest.fixture
+def tiny_overrides() -> tuple[str, ...]:
+    return TINY_WITH_DRAWINGS
+
 
 QUICK = ("logger=none", "callbacks.learning_rate_monitor=null", "callbacks.sample_images=null")
 

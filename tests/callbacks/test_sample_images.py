@@ -11,6 +11,12 @@ from PIL import Image
 from image_classifier.callbacks.image_grid import displayable, draw_image_grid
 from image_classifier.confusion.draw import to_array
 from image_classifier.data.synthetic import Synthetic
+from tiny import TINY_WITH_DRAWINGS
+
+
+@pytest.fixture
+def tiny_overrides() -> tuple[str, ...]:
+    return TINY_WITH_DRAWINGS
 
 
 @pytest.mark.parametrize("channels", [2, 3])

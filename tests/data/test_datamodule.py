@@ -146,3 +146,16 @@ def test_augmentation_is_new_each_epoch_and_absent_from_validation(tmp_path: Pat
     assert len(seen[0] - known) > 40 and len(seen[0] - seen[1]) > 40  # of 72
     for validated in model.validated:  # the 24 validation images are one batch
         assert torch.equal(validated, plain[datamodule.val_indices])
+
+
+def test_images_without_a_label_are_served_and_split_like_a_class() -> None:
+    labels = torch.tensor([0, 1, -100, -100] * 10)
+    module = ImageDataModule(batch_size=4, val_size=0.5, mean=[0.5], std=[0.5])
+    module.class_names = ("a", "b")
+    placed = module.place(ImageSet(torch.zeros(40, 1, 2, 2, dtype=torch.uint8), labels))
+    assert torch.equal(placed.labels, labels)
+    train, val = stratified_split(labels, 0.5, seed=1)
+    assert labels[val].sort().values.tolist() == [-100] * 10 + [0] * 5 + [1] * 5
+    assert len(train) == 20
+    with pytest.raises(UserError, match="expected labels from 0 to 1"):
+        module.place(ImageSet(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([-1])))

@@ -32,6 +32,9 @@ TINY = (
     "callbacks.model_summary=null",
     "callbacks.learning_rate_monitor=null",
     "callbacks.sample_images=null",
+    "callbacks.report=null",
+    "callbacks.misclassified=null",
+    "callbacks.calibration=null",
     "confusion_matrix=none",
     "logger=none",
 )

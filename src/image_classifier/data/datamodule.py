@@ -13,6 +13,8 @@ from image_classifier.data.augment import Augmentation
 from image_classifier.data.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.errors import UserError
 
+IGNORED = -100  # label of an image without one; torch's default for `ignore_index`
+
 
 class ImageDataModule(pl.LightningDataModule):
     """Serves uint8 images as normalised float batches. Subclasses say what the images are.
@@ -84,7 +86,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def place(self, data: ImageSet) -> ImageSet:
         """Check the labels, and move the images to the device that serves them."""
-        lowest, highest = int(data.labels.min()), int(data.labels.max())
+        known = data.labels[data.labels != IGNORED]
+        lowest, highest = (int(known.min()), int(known.max())) if len(known) else (0, 0)
         if lowest < 0 or highest >= self.num_classes:
             raise UserError(
                 f"expected labels from 0 to {self.num_classes - 1} (data.num_classes={self.num_classes}) "
@@ -181,6 +184,7 @@ def stratified_split(
             f"set {setting} to a count or a fraction"
         )
     generator = torch.Generator().manual_seed(seed)
+    labels = labels.unique(return_inverse=True)[1]  # images without a label are a class of their own here
     per_class = torch.bincount(labels)
     share = per_class * (count / len(labels))
     quota = share.floor().long()

@@ -11,6 +11,8 @@ from image_classifier.loggers.base import RunLogger, Table, markdown_table
 
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # its missing-TensorFlow notice tells users nothing
 
+NOT_HYPERPARAMETERS = ("callbacks.", "confusion_matrix.", "hydra.", "logger.", "monitor.", "paths.")
+
 
 class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
     """Writes event files to `<run_dir>/tensorboard`."""
@@ -49,6 +51,7 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
         settings = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in self.facts.items()
+            if not key.startswith(NOT_HYPERPARAMETERS) and not key.endswith(("_target_", "_partial_"))
         }
         final = {f"final/{key}": float(value) for key, value in metrics.items()}
         # What SummaryWriter.add_hparams does, without its second event file.

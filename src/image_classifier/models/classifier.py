@@ -181,6 +181,10 @@ class Classifier(pl.LightningModule):
         per_step = "total_steps" in accepted
         if per_step and given.get("total_steps") is None:
             missing["total_steps"] = int(self.trainer.estimated_stepping_batches)
+            if given.get("pct_start", 0.0) * missing["total_steps"] == 1:
+                missing["total_steps"] += (
+                    1  # OneCycleLR divides by the length of a rise of one step, which it takes as 0
+                )
         if "max_lr" in accepted and given.get("max_lr") is None:
             missing["max_lr"] = [group["lr"] for group in optimizer.param_groups]
         return {
