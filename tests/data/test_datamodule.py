@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from image_classifier.data.augment import Augmentation
-from image_classifier.data.datamodule import normalize, stratified_split
+from image_classifier.data.batches import ImageSet
+from image_classifier.data.datamodule import ImageDataModule, normalize, stratified_split
 from image_classifier.data.synthetic import Synthetic
 from image_classifier.errors import UserError
 
