@@ -61,6 +61,8 @@ def main(lock: str) -> None:
     installed = STAMP.read_text().split("\n") if STAMP.exists() else []
     if fingerprint(lock) in installed or fingerprint(DEVELOPMENT_LOCK) in installed:
         return
+    if any(line.startswith(DEVELOPMENT_LOCK) for line in installed):
+        lock = DEVELOPMENT_LOCK  # an environment for development stays one
     STAMP.unlink(missing_ok=True)
     print(f"Installing {lock} into {VENV.name} (once; downloads about 2.5 GB the first time)", flush=True)
     if not works("-m", "pip", "--version"):
