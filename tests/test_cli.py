@@ -133,22 +133,24 @@ def metrics(run_dir: Path) -> dict[str, float]:
 def test_multirun_leaves_complete_directories_of_independent_jobs(
     run_command: Callable[..., int], tmp_path: Path
 ) -> None:
-    jobs = ["model.net.hidden_sizes=[16],[4],[16]", "logger=csv", f"hydra.sweep.dir={tmp_path}"]
-    assert run_command("train", "-m", *(value for value in QUICK if "hidden_sizes" not in value), *jobs) == 0
-    for job in ("0", "1", "2"):
-        written = {path.relative_to(tmp_path / job).as_posix() for path in (tmp_path / job).rglob("*")}
-        assert written >= {
-            "config.yaml",
-            "metrics.json",
-            "checkpoints/best.ckpt",
-            "checkpoints/last.ckpt",
-            "confusion_matrix/val.csv",
-            "confusion_matrix/test.csv",
-            "csv/metrics.csv",
-        }
-    assert metrics(tmp_path / "0") == metrics(tmp_path / "2") != metrics(tmp_path / "1")
-    lines = [(tmp_path / job / "csv" / "metrics.csv").read_text() for job in ("0", "2")]
-    assert lines[0] == lines[1]
+    settings = [value for value in QUICK if "hidden_sizes" not in value]
+    for name, sizes in (("a", "[16],[4]"), ("b", "[4],[16]")):
+        jobs = [f"model.net.hidden_sizes={sizes}", "logger=csv", f"hydra.sweep.dir={tmp_path / name}"]
+        assert run_command("train", "-m", *settings, *jobs) == 0
+        for directory in (tmp_path / name / "0", tmp_path / name / "1"):
+            written = {path.relative_to(directory).as_posix() for path in directory.rglob("*")}
+            assert written >= {
+                "config.yaml",
+                "metrics.json",
+                "checkpoints/best.ckpt",
+                "checkpoints/last.ckpt",
+                "confusion_matrix/val.csv",
+                "confusion_matrix/test.csv",
+                "csv/metrics.csv",
+            }
+    first, last = tmp_path / "a" / "0", tmp_path / "b" / "1"
+    assert metrics(first) == metrics(last) != metrics(tmp_path / "a" / "1")
+    assert (first / "csv" / "metrics.csv").read_text() == (last / "csv" / "metrics.csv").read_text()
 
 
 def test_each_job_of_a_multirun_has_its_own_wandb_run(run_command: Callable[..., int], tmp_path: Path) -> None:

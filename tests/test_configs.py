@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from image_classifier.cli import CONFIG_DIR
@@ -41,13 +42,11 @@ def test_commands_resolve(compose_config: Callable[..., Any], config_name: str) 
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
-def test_a_file_in_local_overrides_the_defaults_of_this_machine(
-    compose_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_local_overrides_the_defaults_of_this_machine(tmp_path: Path) -> None:
     shutil.copytree(CONFIG_DIR, tmp_path / "configs")
     (tmp_path / "configs" / "local" / "default.yaml").write_text(
         "# @package _global_\npaths:\n  data_dir: /fast/disk\ntrainer:\n  precision: 32-true\n"
     )
-    monkeypatch.setattr("conftest.CONFIG_DIR", str(tmp_path / "configs"))
-    cfg = compose_config()
+    with initialize_config_dir(str(tmp_path / "configs")):
+        cfg = compose("train")
     assert cfg.data.root == "/fast/disk" and cfg.trainer.precision == "32-true"
