@@ -92,7 +92,7 @@ def cancel_last_job(environment: dict[str, str]) -> None:
     """Kill task 2 of the grid with SIGKILL as soon as it runs."""
 
     def killed() -> bool:
-        query = ["squeue", "-h", "-r", "-t", "RUNNING", "-o", "%A %K"]
+        query = ["squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K %K"]  # %A of one task is that of the whole array
         running = subprocess.run(query, env=environment, capture_output=True, text=True, check=True).stdout.split("\n")
         chosen = [line.split()[0] for line in running if line.endswith(" 2")]
         for job in chosen:
