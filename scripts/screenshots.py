@@ -57,6 +57,17 @@ return [...walk(document)].filter(element => element.tagName === 'IMG' && elemen
 """
 )
 
+# The tabs' elements lie in shadow roots.
+SHOW_ACTUAL_SIZE = """
+function search(root) {
+  for (const element of root.querySelectorAll("*")) {
+    if (element.matches("paper-checkbox") && element.textContent.includes("actual image size")) element.click();
+    if (element.shadowRoot) search(element.shadowRoot);
+  }
+}
+search(document);
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,8 +83,11 @@ def main() -> None:
         browser.get((report / "report.html").resolve().as_uri())
         browser.save_screenshot(str(PICTURES / "report.png"))
         with tensorboard(run_dir / "tensorboard") as url:
-            browser.get(f"{url}#images&tagFilter=confusion_matrix%2Ftest%7Cmisclassified")
-            wait_for(lambda: len(browser.execute_script(VISIBLE_IMAGES)) >= 2, "two pictures in TensorBoard")
+            browser.get(f"{url}#images&tagFilter=confusion_matrix%2Ftest")
+            wait_for(lambda: len(browser.execute_script(VISIBLE_IMAGES)) >= 1, "a picture in TensorBoard")
+            browser.execute_script(SHOW_ACTUAL_SIZE)  # else the numbers in the cells cannot be read
+            time.sleep(2)
+            browser.set_window_size(1400, 1180)
             browser.save_screenshot(str(PICTURES / "tensorboard_images.png"))
     print(f"Pictures: {', '.join(str(path) for path in sorted(PICTURES.glob('*.png')))}")
 
