@@ -23,7 +23,7 @@ def print_summary(run_dir: Path, trainer: pl.Trainer, metrics: dict[str, float])
     console = Console()
     console.print(table)
     found = final_counts(trainer)
-    if found is not None:
+    if found is not None and matrix.most_confused(*found, limit=1):
         console.print(confused_table(*found, limit=5))
     console.print(f"Run directory: {run_dir}", soft_wrap=True, highlight=False)
 
