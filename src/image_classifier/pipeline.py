@@ -64,8 +64,7 @@ def train(cfg: DictConfig) -> Any:
             metrics |= test(trainer, model, datamodule)
         finish_run(run_dir, trainer, metrics)
     finally:
-        for logger in loggers:
-            logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
+        close(loggers)
     return objective_values(cfg, metrics)
 
 
@@ -91,8 +90,7 @@ def evaluate(cfg: DictConfig) -> float:
         finish_run(run_dir, trainer, metrics)
         summary.print_class_report(trainer)
     finally:
-        for logger in loggers:
-            logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
+        close(loggers)
     return metrics["test/acc"]
 
 
@@ -252,6 +250,12 @@ def check_resumable(cfg: DictConfig) -> None:
 
 def make_loggers(cfg: DictConfig) -> list[Any]:
     return [make(logger) for logger in (cfg.logger or {}).values()]
+
+
+def close(loggers: list[Any]) -> None:
+    """End the loggers' runs, so that the next job of a multirun starts its own."""
+    for logger in loggers:
+        logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
 
 
 def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
