@@ -25,7 +25,7 @@ FIRST_STEP = """
 import os, sys
 import pytorch_lightning as pl
 from image_classifier import cli
-pl.Callback.on_train_batch_end = lambda *arguments: os._exit(0)
+pl.LightningModule.on_train_batch_end = lambda *arguments: os._exit(0)
 sys.argv = ["train.py", *sys.argv[1:]]
 cli.train_command()
 """

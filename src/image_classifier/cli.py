@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hydra
@@ -46,9 +47,7 @@ def perform(cfg: DictConfig, work: str) -> Any:
 
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN:
-        if "image_classifier.pipeline" not in sys.modules:
-            importlib.import_module("image_classifier.pipeline")  # before the clock of the first job starts
-            gc.freeze()  # libraries stay: else the collection after each job looks at all their objects, for 0.3 s
+        import_pipeline()  # before the clock of the first job starts
         return run_job(cfg, check_and_work)
     if chosen := hydra_cfg.runtime.choices.get("sweep"):
         print(f"One run only: add -m to sweep over what sweep={chosen} says", file=sys.stderr)
@@ -61,9 +60,17 @@ def perform(cfg: DictConfig, work: str) -> Any:
 
 def call_pipeline(work: str, cfg: DictConfig) -> Any:
     """Call a function of `pipeline`; here rather than there, so that it is named without importing torch."""
-    from image_classifier import pipeline
+    return getattr(import_pipeline(), work)(cfg)
 
-    return getattr(pipeline, work)(cfg)
+
+def import_pipeline() -> ModuleType:
+    """Import `pipeline`, and with it torch and Lightning, once."""
+    if (pipeline := sys.modules.get("image_classifier.pipeline")) is None:
+        gc.disable()
+        pipeline = importlib.import_module("image_classifier.pipeline")
+        gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
+        gc.enable()
+    return pipeline
 
 
 # Functions of the module, because the processes that launchers start find them by name.

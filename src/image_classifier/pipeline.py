@@ -21,6 +21,7 @@ from image_classifier.files import write_atomically, write_json
 from image_classifier.instantiation import make
 from image_classifier.loggers.base import RunLogger
 from image_classifier.models.classifier import Classifier
+from image_classifier.overhead import reduce_overhead
 from image_classifier.provenance import command_line, git_commit
 from image_classifier.sweeps.objectives import objective_values
 
@@ -264,7 +265,9 @@ def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if cfg.confusion_matrix:
         callbacks.append(make(cfg.confusion_matrix))
-    return make(cfg.trainer, callbacks=callbacks, logger=loggers or False)
+    trainer: pl.Trainer = make(cfg.trainer, callbacks=callbacks, logger=loggers or False)
+    reduce_overhead(trainer)
+    return trainer
 
 
 def prepare_run(cfg: DictConfig, run_dir: Path) -> None:

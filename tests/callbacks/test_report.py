@@ -31,7 +31,7 @@ def test_training_and_test_are_shown_with_where_they_come_from(train: Callable[.
     run_dir = train("model.optimizer.lr=0.001", *QUICK)
     assert pictures(run_dir) == {
         "learning_curves",
-        *("confusion_matrix_val", "per_class_val", "confusion_matrix_test", "per_class_test"),
+        *("confusion_matrix_val", "confusion_matrix_test"),
         *("misclassified_test", "calibration_test"),
     }
     html = (run_dir / "report" / "report.html").read_text()
@@ -43,7 +43,7 @@ def test_training_and_test_are_shown_with_where_they_come_from(train: Callable[.
 
 def test_training_alone_and_no_form_of_the_matrix(train: Callable[..., Path]) -> None:
     run_dir = train("confusion_matrix=none", "test=false", *QUICK)
-    assert pictures(run_dir) == {"learning_curves", "confusion_matrix_val", "per_class_val"}
+    assert pictures(run_dir) == {"learning_curves", "confusion_matrix_val"}
     assert not (run_dir / "images").exists()
 
 
@@ -65,7 +65,7 @@ def test_evaluation_writes_its_own(train: Callable[..., Path], compose_config: C
         config_name="eval",
     )
     pipeline.evaluate(cfg)
-    assert {"confusion_matrix_test", "per_class_test", "calibration_test"} <= pictures(tmp_path / "eval")
+    assert {"confusion_matrix_test", "calibration_test"} <= pictures(tmp_path / "eval")
     assert "ckpt_path:" in (tmp_path / "eval" / "report" / "report.html").read_text()
 
 
@@ -106,4 +106,4 @@ def test_an_interrupted_training_leaves_a_report(
     monkeypatch.setattr(Classifier, "on_train_epoch_start", interrupt)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         train(*QUICK)
-    assert pictures(tmp_path / "run") == {"learning_curves", "confusion_matrix_val", "per_class_val"}
+    assert pictures(tmp_path / "run") == {"learning_curves", "confusion_matrix_val"}

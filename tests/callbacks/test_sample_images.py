@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from image_classifier.callbacks.image_grid import displayable, draw_image_grid
-from image_classifier.confusion.draw import to_array
 from image_classifier.data.synthetic import Synthetic
 from tiny import TINY_WITH_DRAWINGS
 
@@ -40,7 +39,7 @@ def test_grid_shows_each_image_in_reading_order() -> None:
 
     levels = torch.arange(6, dtype=torch.uint8) * 40 + 20  # no white: the background
     images = levels.view(6, 1, 1, 1).expand(6, 1, 8, 8)
-    picture = to_array(draw_image_grid(images, [f"class {index}" for index in range(6)], columns=3))
+    picture = draw_image_grid(images, [f"class {index}" for index in range(6)], columns=3)
     height, width, _ = picture.shape
     centres = [(np.argwhere((picture == int(level)).all(-1)).mean(0) / (height, width)).tolist() for level in levels]
     rows, columns = [row for row, _ in centres], [column for _, column in centres]

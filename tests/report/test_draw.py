@@ -55,16 +55,6 @@ def test_learning_curves_show_every_epoch_and_what_is_missing() -> None:
     assert rate.lines[0].get_xydata().tolist() == [[0, 0.1], [0.5, 0.2], [1, 0]]
 
 
-def test_class_bars_have_the_lengths_of_the_figures() -> None:
-    names = ["cat & dog", "$x$"]
-    figures = {"precision": np.array([0.5, 1.0]), "recall": np.array([0.25, 0.0]), "f1": np.array([0.33, 0.0])}
-    figure = draw.draw_class_bars(names, figures, "Per class")
-    widths = [bar.get_width() for container in figure.axes[0].containers for bar in container]
-    assert widths == [0.5, 1.0, 0.25, 0.0, 0.33, 0.0]
-    assert {"cat & dog", "$x$", "0.250", "1.000"} <= set(texts(figure))
-    assert clipped(figure) == []
-
-
 def test_reliability_diagram_leaves_empty_bins_empty() -> None:
     count, confidence, accuracy = np.array([0, 3, 1]), np.array([0, 0.5, 0.9]), np.array([0, 2 / 3, 1])
     upper, lower = draw.draw_reliability(count, confidence, accuracy, "test").axes

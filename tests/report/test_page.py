@@ -1,5 +1,6 @@
 import base64
 import io
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     shown = Page(write(tmp_path, HOSTILE))
     assert "script" not in shown.tags
     assert "link" not in shown.tags
-    assert len(shown.images) == 7  # the curves; matrix and bars of two stages; gallery and calibration
+    assert len(shown.images) == 5  # the curves; the matrices of two stages; gallery and calibration
     assert shown.links == shown.images
     for source in shown.images:
         kind, content = source.split(",", 1)
@@ -83,6 +84,16 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     text = Page(html).text
     for name in (*HOSTILE, "run <1>", "data.root='<a>'", "name: <img src=http://x.example/b.png>", "0.9123"):
         assert name in text
+
+
+def test_figures_of_a_class_are_bars_of_their_length(tmp_path: Path) -> None:
+    html = write(tmp_path, ["cat", "dog"], stages=("test",))
+    counts = torch.randint(1, 9, (2, 2), generator=torch.Generator().manual_seed(0)).double()
+    precision, recall = counts.diagonal() / counts.sum(0), counts.diagonal() / counts.sum(1)
+    expected = torch.stack([precision, recall, 2 * precision * recall / (precision + recall)], 1).flatten()
+    bars = re.findall(r'style="background-size: ([0-9.]+)%">([0-9.]+)<', html)
+    assert [float(text) for _, text in bars] == pytest.approx(expected.tolist(), abs=5.1e-5)
+    assert [float(length) / 100 for length, _ in bars] == pytest.approx(expected.tolist(), abs=5.1e-5)
 
 
 def test_pictures_lie_beside_the_page(tmp_path: Path) -> None:

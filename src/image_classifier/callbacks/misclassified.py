@@ -123,7 +123,6 @@ class Misclassified(pl.Callback):
 
     def draw(self, stage: str, trainer: pl.Trainer) -> np.ndarray:
         from image_classifier.callbacks.image_grid import draw_image_grid, shorten
-        from image_classifier.confusion.draw import to_array
 
         assert self.candidates is not None
         names = [shorten(name) for name in trainer.datamodule.class_names]  # type: ignore[attr-defined]
@@ -133,7 +132,7 @@ class Misclassified(pl.Callback):
             true, predicted = divmod(pair, len(names))
             titles.append(f"true: {names[true]}\npredicted: {names[predicted]}\nconfidence: {confidence:.1%}")
         heading = f"{stage}: the worst mistakes of the most confused pairs of classes"
-        return to_array(draw_image_grid(shown.images, titles, self.per_pair, heading, width=1.75))
+        return draw_image_grid(shown.images, titles, self.per_pair, heading, width=175)
 
     def most_frequent(self) -> Candidates:
         """The candidates of the most frequent pairs, pair by pair, the highest loss first."""

@@ -20,11 +20,10 @@ class SampleImages(pl.Callback):
         if not trainer.is_global_zero or trainer.global_step > 0:  # a resumed run has logged them before
             return
         from image_classifier.callbacks.image_grid import displayable, draw_image_grid
-        from image_classifier.confusion.draw import to_array
 
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         images, labels = datamodule.first_training_images(self.rows**2)
         titles = [datamodule.class_names[label] for label in labels.tolist()]
-        log_image(trainer, "samples/grid", to_array(draw_image_grid(images, titles, self.rows)), 0)
+        log_image(trainer, "samples/grid", draw_image_grid(images, titles, self.rows), 0)
         single = displayable(images[0])
         log_image(trainer, "samples/image", single if single.ndim == 3 else np.stack([single] * 3, -1), 0)

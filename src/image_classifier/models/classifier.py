@@ -4,11 +4,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
+
+from image_classifier.overhead import QuickAttributes
 
 Batch = tuple[Tensor, Tensor]
 
@@ -52,7 +53,7 @@ class LossAndAccuracy(Metric):
         }
 
 
-class Classifier(pl.LightningModule):
+class Classifier(QuickAttributes):
     """Trains a network that maps (B, C, H, W) images to (B, K) logits.
 
     Args:
@@ -97,6 +98,7 @@ class Classifier(pl.LightningModule):
         self.monitor = monitor
         self.recipe = recipe
         self.totals: dict[str, LossAndAccuracy] = {}  # of the running epoch, by stage
+        self.uncounted: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, predicted and targets of the latest steps
         if recipe is not None:
             self.example_input_array = torch.zeros(2, *recipe["image_shape"])  # for the model summary
 
@@ -115,12 +117,22 @@ class Classifier(pl.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         logits = self.net(images)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, ignore_index=self.ignore_index)
-        # No host synchronisation and no `self.log` but every few steps: both cost as much as a small network.
-        counted = (targets != self.ignore_index).sum()
-        self.totals["train"].update(loss.detach() * counted, logits.detach().argmax(1), targets)
+        # No host synchronisation, no metric and no `self.log` but every few steps: each costs as much as a small layer.
+        self.uncounted.append((loss.detach(), logits.detach().argmax(1), targets))
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.count_training_steps()
             self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
         return loss
+
+    def count_training_steps(self) -> None:
+        """Bring the totals of the training up to date."""
+        if not self.uncounted:
+            return
+        losses, predicted, targets = zip(*self.uncounted, strict=True)
+        self.uncounted.clear()
+        samples = torch.stack([(batch != self.ignore_index).sum() for batch in targets])  # (steps,)
+        loss_sum = (torch.stack(losses) * samples).sum()
+        self.totals["train"].update(loss_sum, torch.cat(predicted), torch.cat(targets))
 
     def on_train_start(self) -> None:
         self.start_totals("train")  # a run that is resumed inside an epoch never starts that epoch
@@ -131,12 +143,14 @@ class Classifier(pl.LightningModule):
         self.start_totals("train")
 
     def on_train_epoch_end(self) -> None:
+        self.count_training_steps()
         self.log_totals("train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> EvaluationOutput:
         return self.evaluation_step("val", batch)
 
     def on_validation_epoch_start(self) -> None:
+        self.count_training_steps()
         self.start_totals("val")
 
     def on_validation_epoch_end(self) -> None:
@@ -164,6 +178,8 @@ class Classifier(pl.LightningModule):
         return {"logits": logits, "predicted": predicted, "targets": targets}
 
     def start_totals(self, stage: str) -> None:
+        if stage == "train":
+            self.uncounted.clear()
         self.totals[stage] = LossAndAccuracy(self.ignore_index).to(self.device)
 
     def log_totals(self, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Draw learning curves, per-class bars, the reliability diagram, and the difference of two confusion matrices."""
+"""Draw learning curves, the reliability diagram, and the difference of two confusion matrices."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,18 @@ CLASS_LIMIT = 50  # more classes than this: only those with the lowest F1 are sh
 CELL_TEXT_LIMIT = 25  # more classes than this: cells carry no text
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure with its own Agg canvas, unknown to pyplot. Width and height in inches."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+def new_figure(width: float, height: float, **margins: float) -> Figure:
+    """A figure with its own Agg canvas, unknown to pyplot.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        margins: Where the axes lie, as of `Figure.subplots_adjust`; none: matplotlib finds out, which takes as long
+            as the drawing.
+    """
+    figure = Figure(figsize=(width, height), dpi=100, layout=None if margins else "constrained")
+    if margins:
+        figure.subplots_adjust(**margins)
     FigureCanvasAgg(figure)
     return figure
 
@@ -30,7 +39,7 @@ def new_figure(width: float, height: float) -> Figure:
 def to_png(pixels: np.ndarray) -> bytes:
     """(H, W, 3) uint8 as the content of a PNG file."""
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
+    Image.fromarray(pixels).save(content, "PNG", compress_level=3)  # half the time of 6 for a tenth more bytes
     return content.getvalue()
 
 
@@ -42,7 +51,7 @@ def draw_learning_curves(epochs: Sequence[Mapping[str, float]], learning_rates: 
             `val/loss`, `val/acc`.
         learning_rates: Pairs of epochs done (with fractions) and learning rate.
     """
-    figure = new_figure(11, 3.4)
+    figure = new_figure(11, 3.4, left=0.05, right=0.99, bottom=0.14, top=0.91, wspace=0.19)
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, name in ((loss, "loss"), (accuracy, "acc")):
         for stage, color, style in (("train", BLUE, "o-"), ("val", ORANGE, "s--")):
@@ -65,32 +74,6 @@ def draw_learning_curves(epochs: Sequence[Mapping[str, float]], learning_rates: 
     return figure
 
 
-def draw_class_bars(names: Sequence[str], figures: Mapping[str, np.ndarray], title: str) -> Figure:
-    """Draw precision, recall and F1 as horizontal bars, class by class.
-
-    Args:
-        names: K class names.
-        figures: (K,) values from 0 to 1 for each of "precision", "recall" and "f1".
-        title: Title of the figure.
-    """
-    figure = new_figure(8, 1.3 + 0.42 * len(names))
-    axes = figure.add_subplot()
-    rows = np.arange(len(names))
-    for position, (name, color) in enumerate((("precision", BLUE), ("recall", ORANGE), ("f1", GREY))):
-        bars = axes.barh(rows + 0.27 * (position - 1), figures[name], 0.25, color=color, label=name)
-        axes.bar_label(bars, fmt="%.3f", fontsize=6.5, padding=2)
-    name_ticks(axes.yaxis, names)
-    axes.set_ylim(len(names) - 0.5, -0.5)  # the first class on top
-    axes.set_xticks(np.linspace(0, 1, 6))
-    axes.set_xlim(0, 1.06)  # room for the number behind a full bar
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.set_title(title, fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    return figure
-
-
 def draw_reliability(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, title: str) -> Figure:
     """Draw accuracy over confidence, and how many samples lie in each bin.
 
@@ -100,7 +83,7 @@ def draw_reliability(count: np.ndarray, confidence: np.ndarray, accuracy: np.nda
         accuracy: (B,) share of them that was right.
         title: Title of the figure.
     """
-    figure = new_figure(5, 5.6)
+    figure = new_figure(5, 5.6, left=0.15, right=0.95, bottom=0.09, top=0.94, hspace=0.08)
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     edges = np.linspace(0, 1, len(count) + 1)[:-1]
     width = 1 / len(count)

@@ -91,7 +91,6 @@ def stage_section(
         caption = "Rows are true classes, columns predicted ones. Colours show the share of the true class."
         picture = draw_confusion_matrix(counts, names, "none", "counts and row percentages")
         section["pictures"].append(Picture(f"confusion_matrix_{stage}", caption, picture))
-        section["pictures"].append(Picture(f"per_class_{stage}", "", class_bars(counts, names)))
     if stage in gallery:
         caption = "The mistakes with the highest loss, of the pairs of classes that are confused most often."
         section["pictures"].append(Picture(f"misclassified_{stage}", caption, gallery[stage]))
@@ -119,14 +118,6 @@ def hardest_classes(figures: ClassMetrics) -> list[int]:
         return list(range(len(figures.f1)))
     absent = (figures.support == 0).double()  # they have no figures to be low
     return (figures.f1 + 2 * absent).argsort(stable=True)[: draw.CLASS_LIMIT].tolist()
-
-
-def class_bars(counts: Tensor, names: Sequence[str]) -> np.ndarray:
-    figures = class_metrics(counts)
-    shown = hardest_classes(figures)
-    title = "Per class" if len(shown) == len(names) else f"The {len(shown)} of {len(names)} classes with the lowest F1"
-    values = {name: getattr(figures, name)[shown].numpy() for name in ("precision", "recall", "f1")}
-    return to_array(draw.draw_class_bars([names[index] for index in shown], values, title))
 
 
 def read_matrices(run_dir: Path, stages: Sequence[str]) -> dict[str, tuple[Tensor, Sequence[str]]]:
