@@ -1,6 +1,6 @@
 """Sweeps: jobs side by side against one after the other, and pruning against none.
 
-python benchmarks/sweeps.py
+python benchmarks/sweeps.py [pairs]
 
 Every sweep is a process of its own, so its start and its imports count, and those of its workers too.
 """
@@ -98,11 +98,11 @@ def table(directory: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def main() -> list[Row]:
-    rows = [side_by_side(pairs=3), *pruning(pairs=3)]
+def main(pairs: int = 1) -> list[Row]:
+    rows = [side_by_side(pairs), *pruning(pairs)]
     write_results("sweeps", rows)
     return rows
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)

@@ -66,10 +66,9 @@ def call_pipeline(work: str, cfg: DictConfig) -> Any:
 def import_pipeline() -> ModuleType:
     """Import `pipeline`, and with it torch and Lightning, once."""
     if (pipeline := sys.modules.get("image_classifier.pipeline")) is None:
-        gc.disable()
         pipeline = importlib.import_module("image_classifier.pipeline")
         gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
-        gc.enable()
+    gc.enable()
     return pipeline
 
 
@@ -95,7 +94,16 @@ def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> C
         work: Name of the function in `pipeline` that the other ranks call.
     """
     main = hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
-    return distributed.lead_or_follow(main, partial(call_pipeline, work))
+    lead_or_follow = distributed.lead_or_follow(main, partial(call_pipeline, work))
+
+    def start() -> None:
+        gc.disable()  # composing and importing make much and drop little; `import_pipeline` switches it on again
+        try:
+            lead_or_follow()
+        finally:
+            gc.enable()
+
+    return start
 
 
 train_command = command("train", train, "train")

@@ -25,14 +25,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
-from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from image_classifier.errors import UserError
+
+if TYPE_CHECKING:  # imported where it is used: most commands never start a process
+    from multiprocessing.connection import Connection
 
 Task = Callable[[DictConfig], Any]
 
@@ -59,7 +61,7 @@ class Rank(NamedTuple):
     """A process that `run_in_processes` started."""
 
     process: Any
-    report: Connection
+    report: "Connection"
 
 
 class ProcessError(RuntimeError):
@@ -183,6 +185,8 @@ def run_in_processes(function: Callable[[Any], Any], argument: Any, processes: i
 
 def results(ranks: list[Rank]) -> list[Any]:
     """Wait for every process's result; raise as soon as one of them fails."""
+    from multiprocessing.connection import Connection, wait
+
     found: dict[int, Any] = {}
     waiting = {rank.report: number for number, rank in enumerate(ranks)}
     while waiting:
@@ -241,7 +245,7 @@ def termination_as_exit() -> Iterator[None]:
 
 
 def work(
-    function: Callable[[Any], Any], argument: Any, rank: int, processes: int, port: int, report: Connection
+    function: Callable[[Any], Any], argument: Any, rank: int, processes: int, port: int, report: "Connection"
 ) -> None:
     """What a process of `run_in_processes` does."""
     os.setpgid(0, 0)  # a Ctrl-C goes to the parent, which passes it on exactly once
@@ -265,6 +269,8 @@ def work(
 
 
 def end_with_parent() -> None:
+    from multiprocessing.connection import wait
+
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -5,10 +5,10 @@ import logging
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
@@ -84,8 +84,10 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def job_lock(directory: Path) -> AcquireReturnProxy:
+def job_lock(directory: Path) -> AbstractContextManager[Any]:
     """A lock that dies with its process: a job of a killed sweep may still run when the sweep is started again."""
+    from filelock import FileLock, Timeout  # here, for it takes longer to import than all else that help needs of ours
+
     lock = FileLock(directory / ".lock")
     try:
         return lock.acquire(timeout=0)

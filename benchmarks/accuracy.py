@@ -1,0 +1,111 @@
+"""Test accuracy and wall time of what is run from the command line, start-up included.
+
+python benchmarks/accuracy.py                    # both recipes of `make bench`, a seed each
+python benchmarks/accuracy.py default 5          # a recipe, a number of seeds
+python benchmarks/accuracy.py best_cpu 3
+
+The unit of time is the epoch of a bare PyTorch loop: the MLP at batch 128, on the same machine in the same hour.
+KERAS_PYTHON=<a Python with tensorflow> compares keras_tutorial with Keras itself (benchmarks/keras_loop.py).
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from common import Row, describe, ratio, seconds, write_results
+
+from image_classifier.data.batches import ImageSet
+from image_classifier.data.datamodule import normalize
+from image_classifier.data.fashion_mnist import TorchvisionMNIST
+from image_classifier.models.mlp import MLP
+
+ROOT = Path(__file__).resolve().parents[1]
+ACCURACY_TARGETS = {"default": 92.5, "keras_tutorial": 86.7, "best_cpu": 94.0}  # percent, mean over the seeds
+EPOCHS_OF_KERAS = 5
+
+
+def bare_loop(batch_size: int, epochs: int, optimizer: type[torch.optim.Optimizer], lr: float) -> None:
+    """Train the MLP on the images that `train.py` trains it on, without anything else."""
+    data = TorchvisionMNIST(
+        "FashionMNIST", root=str(ROOT / "data"), batch_size=batch_size, val_size=5000, mean=[0.2860], std=[0.3530]
+    )
+    data.prepare_data()
+    data.setup("fit")
+    assert isinstance(data.train_images, ImageSet)
+    images, labels = data.train_images
+    net = MLP((1, 28, 28), 10)
+    step = optimizer(net.parameters(), lr=lr, fused=True)  # type: ignore[call-arg]
+    for _ in range(epochs):
+        for batch in data.train_indices[torch.randperm(len(data.train_indices))].split(batch_size):
+            loss = F.cross_entropy(net(normalize(images[batch], data.mean, data.std)), labels[batch])
+            step.zero_grad()
+            loss.backward()
+            step.step()
+
+
+def train(recipe: str, seed: int) -> tuple[float, float, int]:
+    """Test accuracy in percent, wall seconds from the start of the process to its end, and parameters."""
+    with tempfile.TemporaryDirectory() as directory:
+        overrides = [f"seed={seed}", f"hydra.run.dir={directory}/run"]
+        if recipe != "default":
+            overrides.append(f"experiment={recipe}")
+        command = [sys.executable, "train.py", *overrides]
+        wall = seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
+        metrics = json.loads((Path(directory) / "run" / "metrics.json").read_text())
+    return 100 * metrics["test/acc"], wall, metrics["parameters"]
+
+
+def measure(recipe: str, seeds: int) -> list[Row]:
+    runs = [train(recipe, seed) for seed in range(1, seeds + 1)]
+    accuracies, walls, parameters = zip(*runs, strict=True)
+    spread = f", standard deviation {statistics.stdev(accuracies):.2f}" if seeds > 1 else ""
+    note = f"{', '.join(f'{accuracy:.2f}' for accuracy in accuracies)}{spread}; {parameters[0]:,} parameters"
+    question = (
+        f"{recipe}: test accuracy, mean of seeds 1 to {seeds}" if seeds > 1 else f"{recipe}: test accuracy, seed 1"
+    )
+    rows = [Row(question, statistics.mean(accuracies), "%", ACCURACY_TARGETS[recipe], False, seeds, note)]
+    wall = statistics.median(walls)
+    if recipe == "default":
+        unit = statistics.median(seconds(lambda: bare_loop(128, 1, torch.optim.AdamW, 1e-3)) for _ in range(5))
+        note = f"{describe(wall)} against {describe(unit)}"
+        question = "default: wall time, start-up included, in epochs of a bare loop over the MLP at batch 128"
+        rows.append(Row(question, wall / unit, "epochs", 40, samples=seeds, note=note))
+    elif recipe == "best_cpu":
+        rows.append(Row("best_cpu: wall time, start-up included", wall / 60, "min", 30, samples=seeds))
+    else:
+        rows += tutorial_rows(walls)
+    return rows
+
+
+def tutorial_rows(walls: tuple[float, ...]) -> list[Row]:
+    """The Keras tutorial's experiment against the bare loop, and against Keras where there is one."""
+    bare = [seconds(lambda: bare_loop(32, EPOCHS_OF_KERAS, torch.optim.Adam, 1e-3)) for _ in walls]
+    value, note = ratio(list(zip(walls, bare, strict=True)))
+    question = "keras_tutorial: wall time, start-up included, against a bare loop of as many epochs at batch 32"
+    rows = [Row(question, value, "x", None, samples=len(walls), note=note)]
+    question = "keras_tutorial: wall time, start-up included, against Keras"
+    if keras := os.environ.get("KERAS_PYTHON"):
+        command = [keras, str(Path(__file__).parent / "keras_loop.py"), str(ROOT / "data")]
+        theirs = [seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in walls]
+        value, note = ratio(list(zip(walls, theirs, strict=True)))
+        rows.append(Row(question, value, "x", 0.333, samples=len(walls), note=note))
+    return rows
+
+
+def main(recipes: tuple[str, ...] = ("default", "keras_tutorial"), seeds: int = 1, name: str = "accuracy") -> list[Row]:
+    rows = [row for recipe in recipes for row in measure(recipe, seeds)]
+    write_results(name, rows)
+    return rows
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main((sys.argv[1],), int(sys.argv[2]), f"accuracy_{sys.argv[1]}")
+    else:
+        main()
