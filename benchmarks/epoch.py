@@ -6,9 +6,12 @@ Both train the same network on the same images with the same batch size and prec
 within one fit, so that whatever else the machine does hits both.
 """
 
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,13 +19,15 @@ import torch
 import torch.nn.functional as F
 from common import Row, ratio, write_results
 from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
+from omegaconf import DictConfig
 
 from image_classifier import pipeline
 from image_classifier.cli import CONFIG_DIR
 from image_classifier.data.datamodule import ImageDataModule, normalize
+from image_classifier.data.synthetic import generate_images
 
 EPOCHS = 6  # the first one warms up both
+GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs
 CASES = (("mlp", 128, 1.2), ("mlp", 512, 1.1), ("cnn", 128, 1.05))
 
 
@@ -80,34 +85,69 @@ class Alternate(pl.Callback):
         self.finish()
 
 
-def measure(model: str, batch_size: int, target: float, epochs: int) -> Row:
+class EpochTimer(pl.Callback):
+    """Seconds of each epoch."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.marks.append(time.perf_counter())
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.marks.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        return [end - start for start, end in pairwise(self.marks)]
+
+
+def fit(make_callback: Callable[[DictConfig, ImageDataModule], pl.Callback], *overrides: str) -> pl.Callback:
+    """Train as `train.py` does, with one more callback, which comes first."""
     with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
-        cfg = compose(
-            "train",
-            overrides=[
-                f"model={model}",
-                f"data.batch_size={batch_size}",
-                f"trainer.max_epochs={epochs}",
-                f"paths.run_dir={directory}",
-            ],
-        )
+        cfg = compose("train", overrides=[*overrides, "~callbacks.early_stopping", f"paths.run_dir={directory}"])
         pipeline.prepare_run(cfg, Path(directory))
         datamodule = pipeline.make_datamodule(cfg)
-        with open_dict(cfg):
-            cfg.callbacks.early_stopping = None
         loggers = pipeline.make_loggers(cfg)
         trainer = pipeline.make_trainer(cfg, loggers)
         datamodule.setup("fit")
-        alternating = Alternate(BareLoop(cfg, datamodule))
-        trainer.callbacks.insert(0, alternating)
+        callback = make_callback(cfg, datamodule)
+        trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]
         trainer.fit(pipeline.make_model(cfg, datamodule), datamodule)
-    value, note = ratio(alternating.pairs[1:])
+        pipeline.close(loggers)
+    return callback
+
+
+def against_bare_loop(model: str, batch_size: int, target: float, epochs: int) -> Row:
+    callback = fit(
+        lambda cfg, datamodule: Alternate(BareLoop(cfg, datamodule)),
+        *(f"model={model}", f"data.batch_size={batch_size}", f"trainer.max_epochs={epochs}"),
+    )
+    assert isinstance(callback, Alternate)
+    value, note = ratio(callback.pairs[1:])
     question = f"epoch of {model} at batch {batch_size}: pipeline against bare loop"
     return Row(question, value, "x", target, samples=epochs - 1, note=note)
 
 
+def growth() -> Row:
+    """Training images a second at growing sizes, validation on a twentieth, logging and checkpoints included."""
+    speeds = {}
+    for size, epochs in GROWTH:
+        callback = fit(
+            lambda *_: EpochTimer(),
+            *("data=synthetic", "data.val_size=0.05", f"data.num_samples={round(size / 0.95 / 0.8)}"),
+            *("model=mlp", "data.batch_size=512", f"trainer.max_epochs={epochs}"),
+        )
+        assert isinstance(callback, EpochTimer)
+        speeds[size] = size / statistics.median(callback.seconds[epochs > 1 :])  # the first one warms up
+        generate_images.cache_clear()
+    note = ", ".join(f"{size:,}: {speed:,.0f} images/s" for size, speed in speeds.items())
+    question = "epoch of mlp at batch 512 from 10 thousand to 1 million images: fastest / slowest"
+    return Row(question, max(speeds.values()) / min(speeds.values()), "x", 1.1, samples=len(GROWTH), note=note)
+
+
 def main(epochs: int = EPOCHS) -> list[Row]:
-    rows = [measure(*case, epochs) for case in CASES]
+    rows = [*(against_bare_loop(*case, epochs) for case in CASES), growth()]
     write_results("epoch", rows)
     return rows
 

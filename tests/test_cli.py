@@ -104,6 +104,14 @@ def test_checkpoint_of_another_kind_is_told_in_one_line(
     assert lines[0].startswith("error: expected a checkpoint ")
 
 
+def test_predicting_in_several_processes_is_refused(
+    run_command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["ckpt_path=a", "input=b", "trainer.devices=2", f"hydra.run.dir={tmp_path}/run"]
+    assert run_command("predict", *arguments) == 2
+    assert "expected trainer.devices=1, for predict runs in one process, but found 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -378,6 +378,15 @@ def test_multirun_trains_each_job_once_in_its_own_directory(run_script: Callable
 
 
 @pytest.mark.slow
+def test_fewer_samples_than_processes_are_told_in_one_line(run_script: Callable, tmp_path: Path) -> None:
+    result = run_script("train.py", *COMMAND, "trainer.devices=2", "data.val_size=1", f"hydra.run.dir={tmp_path}/run")
+    assert result.returncode == 2
+    assert result.stderr.count("error: expected at least one image for each of 2 processes but found 1") == 1
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.slow
 def test_torchrun_on_two_nodes_gives_one_run_directory(tmp_path: Path) -> None:
     port = 20_000 + os.getpid() % 10_000
     nodes = [

@@ -43,6 +43,10 @@ def perform(cfg: DictConfig, work: str) -> Any:
 
     def check_and_work(cfg: DictConfig) -> Any:
         check_config(cfg)
+        if work == "predict" and distributed.number_of_processes(cfg.trainer) > 1:
+            raise UserError(
+                f"expected trainer.devices=1, for predict runs in one process, but found {cfg.trainer.devices}"
+            )
         return distributed.run(partial(call_pipeline, work), cfg)
 
     hydra_cfg = HydraConfig.get()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import joblib
 import optuna
 import pytest
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from slurm import slurm
 from sweeping import TINY, Outcome, figures, read, summary, sweep, wait_for
@@ -53,6 +54,7 @@ def test_submitit_runs_jobs_as_local_processes(tmp_path: Path, in_process: Path)
 
 
 class ClusterSweeps(NamedTuple):
+    environment: dict[str, str]  # in which Slurm's commands find this cluster
     grid: Path
     grid_outcome: Outcome
     study: Path
@@ -85,7 +87,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSweeps]
         finally:
             for process in (grid, study):
                 process.kill()
-        yield ClusterSweeps(root / "grid", outcomes[0], root / "study", outcomes[1])
+        yield ClusterSweeps(environment, root / "grid", outcomes[0], root / "study", outcomes[1])
 
 
 def cancel_last_job(environment: dict[str, str]) -> None:
@@ -125,3 +127,19 @@ def test_slurm_runs_an_optuna_sweep(cluster: ClusterSweeps) -> None:
     best = summary(cluster.study)[0]
     assert float(best["val/acc"]) == pytest.approx(study.best_value)
     assert f"model.optimizer.lr={study.best_params['model.optimizer.lr']}" in shlex.split(best["overrides"])
+
+
+def test_the_slurm_script_trains_with_a_process_for_each_task(cluster: ClusterSweeps, tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "train.py").symlink_to(PROJECT_ROOT / "train.py")
+    sizes = ["--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1"]
+    script = [str(PROJECT_ROOT / "scripts" / "slurm_train.sh"), "trainer.accelerator=cpu"]
+    overrides = [override for override in TINY if override != "trainer=cpu"]
+    command = ["sbatch", "--wait", f"--output={tmp_path}/job.log", *sizes, *script, *overrides]
+    done = subprocess.run(command, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, timeout=240)
+    output = (tmp_path / "job.log").read_text() if (tmp_path / "job.log").exists() else ""
+    assert done.returncode == 0, done.stderr + output
+    assert output.count("Final figures") == 1, "the second task is silent"
+    (run_dir,) = (tmp_path / "outputs" / "train").glob("slurm_*")
+    assert figures(run_dir)["epochs"] == 3
+    assert OmegaConf.load(run_dir / "config.yaml").trainer.devices == 2

@@ -113,6 +113,21 @@ def test_pruners_by_configuration(tmp_path: Path, pruner: list[str]) -> None:
     assert all((job.metrics["epochs"] < 4) == (job.state == "pruned") for job in jobs)
 
 
+@pytest.mark.slow
+def test_all_processes_of_a_pruned_job_stop(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db", direction="maximize")
+    for rate in (0.01, 1e-7):
+        study.enqueue_trial({"model.optimizer.lr": rate})
+    settings = [*SPACE, "data.batch_size=16", "model.optimizer.lr=interval(0.0, 0.1)", "trainer.max_epochs=4"]
+    pruner = ["pruning=median", "callbacks.pruning.pruner.n_startup_trials=1"]
+    outcome = sweep(tmp_path, "sweep=optuna", "trainer.devices=2", *pruner, *settings, "hydra.sweeper.n_trials=2")
+    assert outcome.status == 0, outcome.errors
+    good, bad = jobs_of(tmp_path)
+    assert (good.state, good.metrics["epochs"]) == ("finished", 4)
+    assert (bad.state, bad.metrics["epochs"]) == ("pruned", 2)  # the first epoch is never judged
+    assert [list(trial.intermediate_values) for trial in study.trials] == [[1, 2, 3, 4], [1, 2]]
+
+
 def test_a_metric_to_minimize(tmp_path: Path) -> None:
     outcome = sweep(
         tmp_path,
