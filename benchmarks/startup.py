@@ -55,7 +55,8 @@ def multirun(jobs: int) -> list[Row]:
     probe = (
         "import json, os, resource, sys, time\n"
         "from pathlib import Path\n"
-        "from image_classifier import cli, pipeline\n"
+        "from image_classifier import cli\n"
+        "pipeline = cli.import_pipeline()\n"
         "train = pipeline.train\n"
         "marks = []\n"
         "def timed(cfg):\n"
