@@ -58,9 +58,8 @@ def write_results(name: str, rows: Sequence[Row]) -> None:
     lines = ["| question | measured | target | verdict | n | note |", "|---|---:|---:|---|---:|---|"]
     for row in rows:
         bound = "" if row.target is None else f"{'<=' if row.at_most else '>='} {row.target:g} {row.unit}"
-        lines.append(
-            f"| {row.question} | {row.measured:.3g} {row.unit} | {bound} | {row.verdict} | {row.samples} | {row.note} |"
-        )
+        value = f"{row.measured:.{4 if row.unit == '%' else 3}g} {row.unit}"
+        lines.append(f"| {row.question} | {value} | {bound} | {row.verdict} | {row.samples} | {row.note} |")
     text = "\n".join([*lines, "", f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}.", ""])
     print(text, flush=True)
     RESULTS.mkdir(exist_ok=True)

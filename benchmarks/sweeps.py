@@ -29,7 +29,7 @@ STUDY = (
     "model.optimizer.lr=tag(log, interval(0.00003, 0.1))",
     "data.batch_size=128",
     "trainer.max_epochs=8",
-    "trainer.limit_train_batches=0.2",
+    "trainer.limit_train_batches=0.1",
     "test=false",
 )
 

@@ -1,5 +1,6 @@
 """Fixtures that run the pipeline the way the commands do, in this process: a new one costs ten seconds of imports."""
 
+import atexit
 import gc
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from tiny import TINY
 @pytest.fixture(scope="session", autouse=True)
 def lean_process() -> None:
     torch.set_num_threads(1)  # the tensors of tests are too small to share
-    gc.freeze()  # as the command does before the first job of a sweep
+    gc.freeze()  # as the commands do
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Nothing here imports torch before the configuration is composed and checked: help and mistakes answer at once.
 """
 
+import atexit
 import gc
 import importlib
 import sys
@@ -72,6 +73,7 @@ def import_pipeline() -> ModuleType:
     if (pipeline := sys.modules.get("image_classifier.pipeline")) is None:
         pipeline = importlib.import_module("image_classifier.pipeline")
         gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
+        atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
     gc.enable()
     return pipeline
 

@@ -124,8 +124,8 @@ def test_all_processes_of_a_pruned_job_stop(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.errors
     good, bad = jobs_of(tmp_path)
     assert (good.state, good.metrics["epochs"]) == ("finished", 4)
-    assert (bad.state, bad.metrics["epochs"]) == ("pruned", 2)  # the first epoch is never judged
-    assert [list(trial.intermediate_values) for trial in study.trials] == [[1, 2, 3, 4], [1, 2]]
+    assert (bad.state, bad.metrics["epochs"]) == ("pruned", 1)
+    assert [list(trial.intermediate_values) for trial in study.trials] == [[1, 2, 3, 4], [1]]
 
 
 def test_a_metric_to_minimize(tmp_path: Path) -> None:
