@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,8 @@ def lean_process() -> None:
     torch.set_num_threads(1)  # the tensors of tests are too small to share
     gc.freeze()  # as the commands do
     atexit.register(gc.unfreeze)
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and the processes that they start too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

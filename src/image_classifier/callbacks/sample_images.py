@@ -19,11 +19,11 @@ class SampleImages(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.global_step > 0:  # a resumed run has logged them before
             return
-        from image_classifier.callbacks.image_grid import displayable, draw_image_grid
+        from image_classifier.callbacks.image_grid import displayable, draw_image_grid, shorten
 
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         images, labels = datamodule.first_training_images(self.rows**2)
-        titles = [datamodule.class_names[label] for label in labels.tolist()]
+        titles = [shorten(datamodule.class_names[label], 22) for label in labels.tolist()]
         log_image(trainer, "samples/grid", draw_image_grid(images, titles, self.rows), 0)
         single = displayable(images[0])
         log_image(trainer, "samples/image", single if single.ndim == 3 else np.stack([single] * 3, -1), 0)
