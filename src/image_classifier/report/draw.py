@@ -51,7 +51,7 @@ def draw_learning_curves(epochs: Sequence[Mapping[str, float]], learning_rates: 
             `val/loss`, `val/acc`.
         learning_rates: Pairs of epochs done (with fractions) and learning rate.
     """
-    figure = new_figure(11, 3.4, left=0.05, right=0.99, bottom=0.14, top=0.91, wspace=0.19)
+    figure = new_figure(11, 3.4, left=0.05, right=0.99, bottom=0.14, top=0.91, wspace=0.25)
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, name in ((loss, "loss"), (accuracy, "acc")):
         for stage, color, style in (("train", BLUE, "o-"), ("val", ORANGE, "s--")):
