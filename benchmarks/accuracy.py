@@ -14,47 +14,27 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from common import Row, describe, ratio, seconds, write_results
-from torch import Tensor
+from epoch import BareLoop
+from hydra import compose, initialize_config_dir
 
-from image_classifier.data.datamodule import normalize
-from image_classifier.data.fashion_mnist import TorchvisionMNIST
-from image_classifier.models.mlp import MLP
+from image_classifier import pipeline
+from image_classifier.cli import CONFIG_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCURACY_TARGETS = {"default": 92.5, "keras_tutorial": 86.7, "best_cpu": 94.0}  # percent, mean over the seeds
 EPOCHS_OF_KERAS = 5
-MEAN, STD = (0.2860,), (0.3530,)
 
 
-@cache
-def training_images() -> tuple[Tensor, Tensor]:
-    """The (N, 1, 28, 28) uint8 images that `train.py` trains on, and their labels."""
-    data = TorchvisionMNIST(
-        dataset="FashionMNIST", root=str(ROOT / "data"), batch_size=1, val_size=5000, mean=MEAN, std=STD
-    )
-    data.prepare_data()
-    data.setup("fit")
-    assert data.train_images is not None
-    return data.train_images.images[data.train_indices], data.train_images.labels[data.train_indices]
-
-
-def bare_loop(batch_size: int, epochs: int, optimizer: type[torch.optim.Optimizer], lr: float) -> None:
-    """Train the MLP on the images that `train.py` trains it on, without anything else."""
-    images, labels = training_images()
-    net = MLP((1, 28, 28), 10)
-    stepper = optimizer(net.parameters(), lr=lr, fused=True)  # type: ignore[call-arg]
-    for _ in range(epochs):
-        for batch in torch.randperm(len(labels)).split(batch_size):
-            loss = F.cross_entropy(net(normalize(images[batch], MEAN, STD)), labels[batch])
-            stepper.zero_grad()
-            loss.backward()
-            stepper.step()
+def bare_loop(*overrides: str) -> BareLoop:
+    """The bare loop over the network, images and optimizer that these overrides choose."""
+    with initialize_config_dir(CONFIG_DIR):
+        cfg = compose("train", overrides=[*overrides, "paths.run_dir=/nowhere"])
+    datamodule = pipeline.make_datamodule(cfg)
+    datamodule.setup("fit")
+    return BareLoop(cfg, datamodule)
 
 
 def train(recipe: str, seed: int) -> tuple[float, float, int]:
@@ -80,9 +60,9 @@ def measure(recipe: str, seeds: int) -> list[Row]:
     )
     rows = [Row(question, statistics.mean(accuracies), "%", ACCURACY_TARGETS[recipe], False, seeds, note)]
     wall = statistics.median(walls)
-    training_images()
     if recipe == "default":
-        unit = statistics.median(seconds(lambda: bare_loop(128, 1, torch.optim.AdamW, 1e-3)) for _ in range(5))
+        bare = bare_loop("model=mlp", "data.batch_size=128", "data.augmentation=null")
+        unit = statistics.median(seconds(bare.epoch) for _ in range(5))
         note = f"{describe(wall)} against {describe(unit)}"
         question = "default: wall time, start-up included, in epochs of a bare loop over the MLP at batch 128"
         rows.append(Row(question, wall / unit, "epochs", 40, samples=seeds, note=note))
@@ -95,7 +75,8 @@ def measure(recipe: str, seeds: int) -> list[Row]:
 
 def tutorial_rows(walls: tuple[float, ...]) -> list[Row]:
     """The Keras tutorial's experiment against the bare loop, and against Keras where there is one."""
-    bare = [seconds(lambda: bare_loop(32, EPOCHS_OF_KERAS, torch.optim.Adam, 1e-3)) for _ in walls]
+    loop = bare_loop("experiment=keras_tutorial")
+    bare = [seconds(lambda: [loop.epoch() for _ in range(EPOCHS_OF_KERAS)]) for _ in walls]
     value, note = ratio(list(zip(walls, bare, strict=True)))
     question = "keras_tutorial: wall time, start-up included, against a bare loop of as many epochs at batch 32"
     rows = [Row(question, value, "x", None, samples=len(walls), note=note)]

@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     trained: dict[str, float]
 
 
-class EpochTimer(pl.Callback):
+class TrainingTimer(pl.Callback):
     """Seconds of the training part of each epoch."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ def measure(processes: int) -> Measured:
     datamodule = pipeline.make_datamodule(cfg)
     model = pipeline.make_model(cfg, datamodule)
     trainer = pipeline.make_trainer(cfg, [])
-    timer = EpochTimer()
+    timer = TrainingTimer()
     trainer.callbacks.append(timer)  # type: ignore[attr-defined]
     trainer.validate(model, datamodule, verbose=False)
     untrained = pipeline.figures(trainer, "val/")

@@ -41,7 +41,7 @@ class BareLoop:
         self.net = model.net
         self.channels_last = model.channels_last
         self.label_smoothing = model.label_smoothing
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-3, fused=True)
+        self.optimizer = model.make_optimizer(self.net.parameters())
 
     def epoch(self) -> None:
         images, labels = self.datamodule.train_images

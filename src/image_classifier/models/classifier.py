@@ -135,6 +135,7 @@ class Classifier(QuickAttributes):
         self.totals["train"].update(loss_sum, torch.cat(predicted), torch.cat(targets))
 
     def on_train_start(self) -> None:
+        self.uncounted.clear()  # what a fit that was broken off has left
         self.start_totals("train")  # a run that is resumed inside an epoch never starts that epoch
         # Lightning forgets the place inside the epoch when a scheduler has asked for the number of steps before.
         self.trainer.fit_loop._load_combined_loader_states()
@@ -178,8 +179,6 @@ class Classifier(QuickAttributes):
         return {"logits": logits, "predicted": predicted, "targets": targets}
 
     def start_totals(self, stage: str) -> None:
-        if stage == "train":
-            self.uncounted.clear()
         self.totals[stage] = LossAndAccuracy(self.ignore_index).to(self.device)
 
     def log_totals(self, stage: str) -> None:

@@ -39,7 +39,7 @@ def new_figure(width: float, height: float, **margins: float) -> Figure:
 def to_png(pixels: np.ndarray) -> bytes:
     """(H, W, 3) uint8 as the content of a PNG file."""
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG", compress_level=3)  # half the time of 6 for a tenth more bytes
+    Image.fromarray(pixels).save(content, "PNG", compress_level=3)  # 6: a third more time, a tenth fewer bytes
     return content.getvalue()
 
 
