@@ -20,7 +20,7 @@ class Row:
 
     Args:
         question: What was compared with what.
-        measured: The figure.
+        measured: The figure, or None where this machine cannot measure it; the note says what it needs.
         unit: Its unit; "x" for ratios.
         target: The bound, or None for a figure that is only stated.
         at_most: Whether the target is an upper bound.
@@ -29,7 +29,7 @@ class Row:
     """
 
     question: str
-    measured: float
+    measured: float | None
     unit: str
     target: float | None
     at_most: bool = True
@@ -38,6 +38,8 @@ class Row:
 
     @property
     def verdict(self) -> str:
+        if self.measured is None:
+            return "not measured"
         if self.target is None:
             return "stated"
         return "ok" if (self.measured <= self.target) == self.at_most or self.measured == self.target else "MISSED"
@@ -58,7 +60,7 @@ def write_results(name: str, rows: Sequence[Row]) -> None:
     lines = ["| question | measured | target | verdict | n | note |", "|---|---:|---:|---|---:|---|"]
     for row in rows:
         bound = "" if row.target is None else f"{'<=' if row.at_most else '>='} {row.target:g} {row.unit}"
-        value = f"{row.measured:.{4 if row.unit == '%' else 3}g} {row.unit}"
+        value = "" if row.measured is None else f"{row.measured:.{4 if row.unit == '%' else 3}g} {row.unit}"
         lines.append(f"| {row.question} | {value} | {bound} | {row.verdict} | {row.samples} | {row.note} |")
     text = "\n".join([*lines, "", f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}.", ""])
     print(text, flush=True)

@@ -1,8 +1,15 @@
-"""All benchmarks, a table each, in `benchmarks/results/`: `make bench` (or `make bench ARGS="loader epoch"`)."""
+"""All benchmarks, a table each, in `benchmarks/results/`: `make bench` (or `make bench ARGS="loader epoch"`).
+
+Those that take longer, such as five seeds of a recipe, are measured by commands of their own (benchmarks/accuracy.py);
+of them the recorded tables are printed.
+"""
 
 import importlib
+import json
 import sys
 from pathlib import Path
+
+from common import RESULTS
 
 NAMES = tuple(
     sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("common", "keras_loop", "run"))
@@ -13,12 +20,16 @@ def main() -> None:
     chosen = sys.argv[1:] or NAMES
     if unknown := set(chosen) - set(NAMES):
         sys.exit(f"error: expected names of benchmarks ({', '.join(NAMES)}) but found {', '.join(sorted(unknown))}")
-    missed = []
     for name in chosen:
         print(f"\n## {name}\n", flush=True)
-        rows = importlib.import_module(name).main()
-        missed += [row.question for row in rows if row.verdict == "MISSED"]
-    print(f"\n{len(missed)} targets missed" + "".join(f"\n- {question}" for question in missed))
+        importlib.import_module(name).main()
+    recorded = () if sys.argv[1:] else sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in NAMES)
+    for name in recorded:
+        print(f"\n## {name}, recorded earlier\n\n{(RESULTS / f'{name}.md').read_text()}")
+    rows = [row for name in (*chosen, *recorded) for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]]
+    for verdict in ("MISSED", "not measured"):
+        questions = [row["question"] for row in rows if row["verdict"] == verdict]
+        print(f"\n{len(questions)} {verdict}" + "".join(f"\n- {question}" for question in questions))
 
 
 if __name__ == "__main__":
