@@ -1,10 +1,13 @@
 """The progress bar of a terminal."""
 
+import math
 from time import monotonic
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
+
+LOOKS = 50  # a second of the thread that draws; each epoch waits for the last of them
 
 
 class ProgressBar(RichProgressBar):
@@ -16,7 +19,8 @@ class ProgressBar(RichProgressBar):
     """
 
     def __init__(self, refresh_rate: int = 4, **settings: Any) -> None:
-        super().__init__(refresh_rate, **settings)
+        super().__init__(LOOKS if refresh_rate else 0, **settings)
+        self.seconds_between_updates = 1 / refresh_rate if refresh_rate else math.inf
         self.next_update = 0.0  # of `monotonic`
 
     def on_train_batch_end(
@@ -24,5 +28,5 @@ class ProgressBar(RichProgressBar):
     ) -> None:
         now = monotonic()
         if self.is_enabled and (now >= self.next_update or batch_idx + 1 == trainer.num_training_batches):
-            self.next_update = now + 1 / self.refresh_rate
+            self.next_update = now + self.seconds_between_updates
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
