@@ -13,7 +13,6 @@ directory of its own, and in a multirun each starts the whole sweep.
 
 import contextlib
 import itertools
-import multiprocessing
 import os
 import pickle
 import signal
@@ -162,7 +161,9 @@ def run_in_processes(function: Callable[[Any], Any], argument: Any, processes: i
         UserError: A process raised it.
         ProcessError: A process raised something else, or died.
     """
-    context = multiprocessing.get_context("spawn")
+    from multiprocessing import get_context
+
+    context = get_context("spawn")
     ranks: list[Rank] = []
     with reserved_port() as port, termination_as_exit():
         try:
@@ -269,9 +270,10 @@ def work(
 
 
 def end_with_parent() -> None:
+    from multiprocessing import parent_process
     from multiprocessing.connection import wait
 
-    parent = multiprocessing.parent_process()
+    parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)

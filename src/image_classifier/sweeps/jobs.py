@@ -6,7 +6,7 @@ that is started again finds its jobs in whatever order they come.
 
 import itertools
 import json
-import uuid
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def read_json(path: Path) -> Any:
 
 def write_record(directory: Path, overrides: Sequence[str], **changes: Any) -> None:
     """Write what `read_job` reads, keeping what does not change."""
-    record = read_json(directory / RECORD) or {"identity": uuid.uuid4().hex[:12], "seconds": None}
+    record = read_json(directory / RECORD) or {"identity": os.urandom(6).hex(), "seconds": None}
     fresh = {"state": "waiting", "reason": ""}
     write_json(directory / RECORD, {**fresh, **record, "overrides": list(overrides), **changes})
 
@@ -102,7 +102,7 @@ def claim_directory(sweep_dir: Path, number: int, overrides: Sequence[str]) -> P
     found = find_job(sweep_dir, overrides)
     if found is not None:
         return found.directory
-    staging = sweep_dir / f".claim-{uuid.uuid4().hex}"
+    staging = sweep_dir / f".claim-{os.urandom(16).hex()}"
     write_record(staging, overrides)
     taken = [int(path.name) for path in sweep_dir.iterdir() if path.name.isdigit()]
     for candidate in itertools.chain([number], itertools.count(max(taken, default=-1) + 1)):
