@@ -29,6 +29,11 @@ from image_classifier.data.synthetic import generate_images
 EPOCHS = 6  # the first one warms up both
 GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs
 CASES = (("mlp", 128, 1.2), ("mlp", 512, 1.1), ("cnn", 128, 1.05))
+TO_THE_END = ("callbacks.early_stopping=null",)
+LIGHTNING_ALONE = (
+    *("callbacks=none", "logger=none", "confusion_matrix=none", "trainer.limit_val_batches=0"),
+    *(f"+trainer.enable_{part}=false" for part in ("progress_bar", "checkpointing", "model_summary")),
+)
 
 
 class BareLoop:
@@ -105,7 +110,7 @@ class EpochTimer(pl.Callback):
 def fit(make_callback: Callable[[DictConfig, ImageDataModule], pl.Callback], *overrides: str) -> pl.Callback:
     """Train as `train.py` does, with one more callback, which comes first."""
     with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
-        cfg = compose("train", overrides=[*overrides, "~callbacks.early_stopping", f"paths.run_dir={directory}"])
+        cfg = compose("train", overrides=[*overrides, f"paths.run_dir={directory}"])
         pipeline.prepare_run(cfg, Path(directory))
         datamodule = pipeline.make_datamodule(cfg)
         loggers = pipeline.make_loggers(cfg)
@@ -118,14 +123,16 @@ def fit(make_callback: Callable[[DictConfig, ImageDataModule], pl.Callback], *ov
     return callback
 
 
-def against_bare_loop(model: str, batch_size: int, target: float, epochs: int) -> Row:
+def against_bare_loop(
+    model: str, batch_size: int, target: float | None, epochs: int, what: str = "pipeline", *overrides: str
+) -> Row:
     callback = fit(
         lambda cfg, datamodule: Alternate(BareLoop(cfg, datamodule)),
-        *(f"model={model}", f"data.batch_size={batch_size}", f"trainer.max_epochs={epochs}"),
+        *(f"model={model}", f"data.batch_size={batch_size}", f"trainer.max_epochs={epochs}", *overrides),
     )
     assert isinstance(callback, Alternate)
     value, note = ratio(callback.pairs[1:])
-    question = f"epoch of {model} at batch {batch_size}: pipeline against bare loop"
+    question = f"epoch of {model} at batch {batch_size}: {what} against bare loop"
     return Row(question, value, "x", target, samples=epochs - 1, note=note)
 
 
@@ -136,7 +143,7 @@ def growth() -> Row:
         callback = fit(
             lambda *_: EpochTimer(),
             *("data=synthetic", "data.val_size=0.05", f"data.num_samples={round(size / 0.95 / 0.8)}"),
-            *("model=mlp", "data.batch_size=512", f"trainer.max_epochs={epochs}"),
+            *("model=mlp", "data.batch_size=512", f"trainer.max_epochs={epochs}", *TO_THE_END),
         )
         assert isinstance(callback, EpochTimer)
         speeds[size] = size / statistics.median(callback.seconds[epochs > 1 :])  # the first one warms up
@@ -147,7 +154,9 @@ def growth() -> Row:
 
 
 def main(epochs: int = EPOCHS) -> list[Row]:
-    rows = [*(against_bare_loop(*case, epochs) for case in CASES), growth()]
+    rows = [against_bare_loop(*case, epochs, "pipeline", *TO_THE_END) for case in CASES]
+    alone = "Lightning without validation, callbacks and logger"
+    rows += [against_bare_loop("mlp", 128, None, epochs, alone, *LIGHTNING_ALONE), growth()]
     write_results("epoch", rows)
     return rows
 
