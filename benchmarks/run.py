@@ -24,8 +24,10 @@ def main() -> None:
         print(f"\n## {name}\n", flush=True)
         importlib.import_module(name).main()
     recorded = () if sys.argv[1:] else sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in NAMES)
-    for name in recorded:
-        print(f"\n## {name}, recorded earlier\n\n{(RESULTS / f'{name}.md').read_text()}")
+    print("\n# All tables")  # together, after what the runs printed in between
+    for name in (*chosen, *recorded):
+        heading = f"{name}, recorded earlier" if name in recorded else name
+        print(f"\n## {heading}\n\n{(RESULTS / f'{name}.md').read_text()}")
     rows = [row for name in (*chosen, *recorded) for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]]
     for verdict in ("MISSED", "not measured"):
         questions = [row["question"] for row in rows if row["verdict"] == verdict]
