@@ -124,7 +124,7 @@ def fit(make_callback: Callable[[DictConfig, ImageDataModule], pl.Callback], *ov
 
 
 def against_bare_loop(
-    model: str, batch_size: int, target: float | None, epochs: int, what: str = "pipeline", *overrides: str
+    model: str, batch_size: int, target: float | None, epochs: int, what: str, *overrides: str
 ) -> Row:
     callback = fit(
         lambda cfg, datamodule: Alternate(BareLoop(cfg, datamodule)),
