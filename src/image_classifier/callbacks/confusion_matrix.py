@@ -137,7 +137,7 @@ class ConfusionMatrixCallback(pl.Callback):
                 beside = {"epoch": trainer.current_epoch, "acc": accuracy}
                 log_matrix(trainer, f"confusion_matrix_table{infix}/{stage}", table, beside, step)
         log_scalars(trainer, scalars, step)
-        title = f"{stage}, epoch {trainer.current_epoch}" if stage == "val" else stage
+        title = f"{stage}, epoch {trainer.current_epoch + 1}" if stage == "val" else stage
         self.publish_pictures(stage, trainer, counts, f"{title}, accuracy {accuracy:.2%}")
 
     def publish_pictures(self, stage: str, trainer: pl.Trainer, counts: Tensor, title: str) -> None:
