@@ -93,7 +93,7 @@ def test_resumed_run_ends_where_the_straight_run_ended(train: Callable[..., Path
 
 def test_another_network_cannot_be_resumed(train: Callable[..., Path]) -> None:
     run_dir = train(*PLAIN, "trainer.max_epochs=1")
-    with pytest.raises(UserError, match=r"expected to resume the network of .*\[16\].* but found .*\[3\]"):
+    with pytest.raises(UserError, match=r"go on with model.net.hidden_sizes=\[16\] as .* but found .*\[3\]"):
         train(*PLAIN, f"ckpt_path={run_dir}/checkpoints/last.ckpt", "model.net.hidden_sizes=[3]")
 
 

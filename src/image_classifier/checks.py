@@ -1,11 +1,19 @@
 """Checks of the composed configuration, made before torch is imported: one line says what to type instead."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.errors import UserError
+from image_classifier.metric_modes import metric_mode
+
+PRECISIONS = (
+    *("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
+    *("32", "64", "bf16", "16", 16, 32, 64, "transformer-engine", "transformer-engine-float16"),
+)
+PATHS = ("data.root", "ckpt_path", "input", "output", "paths.root_dir", "paths.data_dir", "paths.output_dir")
 
 
 class Check(NamedTuple):
@@ -80,7 +88,9 @@ CHECKS: dict[str, Check] = {
     "seed": Check(lambda value: is_whole(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295", 1),
     "train": switch(),
     "test": switch(),
-    "monitor.metric": Check(lambda value: isinstance(value, str), "the key of a metric", "val/acc"),
+    "monitor.metric": Check(
+        lambda value: isinstance(value, str) and value.startswith("val/"), "the key of a validation metric", "val/acc"
+    ),
     "monitor.mode": one_of("max", "min"),
     "data.batch_size": whole(1, 128),
     "data.eval_batch_size": whole(1, 1000),
@@ -100,6 +110,8 @@ CHECKS: dict[str, Check] = {
     "data.augmentation.erase_size": whole(1, 8),
     "model.optimizer.lr": Check(lambda value: is_number(value) and value > 0, "a number above 0", 0.001),
     "model.optimizer.weight_decay": at_least(0, 0.01),
+    "model.scheduler_interval": one_of("step", "epoch"),
+    "model.scheduler_frequency": whole(1, 1),
     "model.label_smoothing": fraction(0.1),
     "model.compile": switch(),
     "model.channels_last": switch(),
@@ -111,7 +123,15 @@ CHECKS: dict[str, Check] = {
     "confusion_matrix.max_cells": whole(0, 2500),
     "confusion_matrix.top_confusions": whole(0, 50),
     "confusion_matrix.every_n_epochs": whole(1, 5),
-    "trainer.max_epochs": whole(1, 10),
+    "trainer.max_epochs": Check(
+        lambda value: is_whole(value) and (value >= 1 or value == -1),
+        "a whole number of at least 1, or -1 with trainer.max_steps or trainer.max_time",
+        10,
+    ),
+    "trainer.precision": Check(lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS[:7])}", "32-true"),
+    "trainer.barebones": Check(
+        lambda value: value is False, "false, for without metrics there is no best checkpoint", "false"
+    ),
     "trainer.log_every_n_steps": whole(1, 50),
     "trainer.limit_train_batches": limit(),
     "trainer.limit_val_batches": limit(),
@@ -134,5 +154,48 @@ def check_config(cfg: DictConfig) -> None:
             raise UserError(
                 f"expected {key} to be {check.expected} but found {value!r}; for example {key}={check.example}"
             )
+    check_together(cfg)
     if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
         raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")
+
+
+def check_together(cfg: DictConfig) -> None:
+    """Settings that contradict each other.
+
+    Raises:
+        UserError: Two of them do.
+    """
+    goals = dict(cfg.get("objectives") or {})
+    if cfg.get("monitor"):
+        goals[cfg.monitor.metric] = cfg.monitor.mode
+    for name, mode in goals.items():
+        known, setting = metric_mode(name), "objectives" if name in (cfg.get("objectives") or {}) else "monitor.mode"
+        if mode is None:
+            raise UserError(
+                f"expected monitor.mode to be max or min for monitor.metric={name}, whose name does not tell which is "
+                "better, but found none; for example monitor.mode=max"
+            )
+        if known is not None and mode != known:
+            raise UserError(f"expected {setting} to be {known} for {name} but found {mode}; leave it out")
+    trainer = cfg.get("trainer") or {}
+    if trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) in (-1, None) and not trainer.get("max_time"):
+        raise UserError(
+            "expected an end of the training besides trainer.max_epochs=-1 but found none; add +trainer.max_steps=1000"
+        )
+    flips = [key for key in ("model.test_time_flip", "data.augmentation.flip") if OmegaConf.select(cfg, key)]
+    if cfg.get("train") and OmegaConf.select(cfg, "data.mirror") is False and flips:
+        raise UserError(
+            f"expected no mirrored images because a mirror image is another class here (data.mirror=false) but found "
+            f"{flips[0]}={OmegaConf.select(cfg, flips[0])}; leave it out, or say that they may be: data.mirror=true"
+        )
+
+
+def expand_home(cfg: DictConfig) -> None:
+    """Write `~` out in the paths of a configuration, as a shell would."""
+    for key in PATHS:
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if isinstance(value, str) and value.startswith("~"):
+            OmegaConf.update(cfg, key, str(Path(value).expanduser()))
+
+
+OmegaConf.register_resolver("metric_mode", metric_mode, replace=True)

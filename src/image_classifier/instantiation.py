@@ -1,5 +1,6 @@
 """Making objects from configuration. Imports no torch: the command line reads the whitelist before anything else."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -7,12 +8,16 @@ from hydra.utils import instantiate
 
 from image_classifier.errors import UserError
 
-# What a configuration, also one that comes out of a checkpoint, may call.
+# What a configuration may call. What comes out of a checkpoint is held to a list of its own: checkpoint.py.
 EXECUTION_WHITELIST = (
     "image_classifier.*",
     "pytorch_lightning.*",
+    "lightning.*",
     "torch.*",
     "torchvision.*",
+    "torchmetrics.*",
+    "timm.*",
+    "kornia.*",
     "optuna.*",
     "hydra.*",
     "hydra_plugins.*",
@@ -20,11 +25,38 @@ EXECUTION_WHITELIST = (
 )
 
 
-def make(config: Any, **arguments: Any) -> Any:
-    """Call the `_target_` of a configuration with its settings and with further arguments."""
+def make(config: Any, trusted: Iterable[str] = (), **arguments: Any) -> Any:
+    """Call the `_target_` of a configuration with its settings and with further arguments.
+
+    Args:
+        config: Holds `_target_`; may be nested.
+        trusted: Further names that may be called: `package.module.name`, or a whole package as `package.*`.
+        arguments: Further arguments.
+
+    Raises:
+        UserError: What is to be called is not allowed, does not exist, or refuses its arguments with a UserError.
+    """
     try:
-        return instantiate(config, _execution_whitelist_=EXECUTION_WHITELIST, **arguments)
+        return instantiate(config, _execution_whitelist_=(*EXECUTION_WHITELIST, *trusted), **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):  # a mistake of the user's found by what was called
             raise error.__cause__ from None
+        message = str(error)
+        if "execution whitelist" in message:
+            name = message.split("'")[1]
+            raise UserError(
+                f"expected a class or function of the project, torch or another known package but found {name}; "
+                f"if you trust it, allow it in configs/local/default.yaml: trusted: [{name}]"
+            ) from None
+        if isinstance(error.__cause__, ImportError) and "Error locating target" in message:
+            raise UserError(
+                f"expected something that can be imported but found _target_={message.split(chr(39))[1]}: "
+                f"{last_reason(error.__cause__)}"
+            ) from None
         raise
+
+
+def last_reason(error: BaseException) -> str:
+    """The line of Hydra's message that says why an import failed."""
+    lines = [line for line in str(error).splitlines() if "Error(" in line]
+    return (lines or str(error).splitlines())[-1]

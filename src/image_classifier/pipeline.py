@@ -1,20 +1,35 @@
 """Train, evaluate, predict: make the objects that the configuration names, run them, return the metric."""
 
+import inspect
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    ProgressBar,
+    StochasticWeightAveraging,
+)
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from image_classifier import predictions, summary
+from image_classifier.callbacks.checkpoints import BestCheckpoint
+from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
 from image_classifier.callbacks.report import Report
+from image_classifier.checkpoint import accepted, load_datamodule, load_model, network_arguments, read_checkpoint
+from image_classifier.checkpoint_io import AtomicCheckpointIO
+from image_classifier.checks import check_config, expand_home
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.errors import UserError
 from image_classifier.files import write_atomically, write_json
@@ -23,6 +38,7 @@ from image_classifier.loggers.base import RunLogger
 from image_classifier.models.classifier import Classifier
 from image_classifier.overhead import reduce_overhead
 from image_classifier.provenance import command_line, git_commit
+from image_classifier.resume import adopt, check_resumable, flatten, typed_overrides
 from image_classifier.sweeps.objectives import objective_values
 
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -31,6 +47,8 @@ logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # debug
 warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")  # our metrics are synchronized
+warnings.filterwarnings("ignore", message="ReduceLROnPlateau conditioned on metric")  # rarer validations are allowed
+warnings.filterwarnings("ignore", message="Early stopping conditioned on metric")
 warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
 
 
@@ -43,15 +61,17 @@ def train(cfg: DictConfig) -> Any:
     Returns:
         What sweepers optimize: the monitored metric of the best checkpoint, or the figures named in `objectives`.
     """
+    settle(cfg)
     run_dir = Path(cfg.paths.run_dir)
-    if cfg.train and cfg.ckpt_path:
-        check_resumable(cfg)
+    checkpoint = read_checkpoint(cfg.ckpt_path, cfg.trusted) if cfg.ckpt_path else None
+    if checkpoint is not None:
+        check_resumable(cfg, checkpoint) if cfg.train else adopt(cfg, checkpoint)
     prepare_run(cfg, run_dir)
     if cfg.train:
         datamodule = make_datamodule(cfg)
         model = make_model(cfg, datamodule)
     else:
-        model, datamodule = load_run(cfg.ckpt_path)
+        model, datamodule = load_run(cfg.ckpt_path, trusted=cfg.trusted)
     loggers = make_loggers(cfg)
     try:
         trainer = make_trainer(cfg, loggers)
@@ -78,11 +98,10 @@ def evaluate(cfg: DictConfig) -> float:
     Returns:
         The test accuracy.
     """
+    settle(cfg)
     run_dir = Path(cfg.paths.run_dir)
-    model, datamodule = load_run(cfg.ckpt_path, cfg.data)
-    assert model.recipe is not None
-    with open_dict(cfg):
-        cfg.trainer.precision = cfg.trainer.precision or model.recipe["precision"]
+    model, datamodule = load_run(cfg.ckpt_path, cfg.data, cfg.trusted)
+    as_in_training(cfg, model)
     prepare_run(cfg, run_dir)
     loggers = make_loggers(cfg)
     try:
@@ -104,14 +123,16 @@ def predict(cfg: DictConfig) -> None:
     Raises:
         UserError: There are no pictures; or, once all others are predicted and written, some cannot be read.
     """
+    settle(cfg)
     paths = predictions.input_pictures(cfg.input)
-    model = load_model(read_checkpoint(cfg.ckpt_path))
+    model = load_model(read_checkpoint(cfg.ckpt_path, cfg.trusted))
     assert model.recipe is not None
-    with open_dict(cfg):
-        cfg.trainer.precision = cfg.trainer.precision or model.recipe["precision"]
+    as_in_training(cfg, model)
     prepare_run(cfg, Path(cfg.paths.run_dir))
     pictures = predictions.PictureBatches(paths, model.recipe, cfg.batch_size)
-    trainer: pl.Trainer = make(cfg.trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer: pl.Trainer = make(
+        cfg.trainer, cfg.trusted, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     batches = trainer.predict(model, pictures, weights_only=True)
     predictions.report(cast("list[Tensor]", batches), pictures, Path(cfg.output))
 
@@ -124,17 +145,41 @@ def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckp
     """
     start = time.perf_counter()
     trainer.fit(model, datamodule, ckpt_path=ckpt_path, weights_only=True)
-    seconds = time.perf_counter() - start
+    epochs = trainer.current_epoch
     metrics = figures(trainer, "train/", "val/")
+    if not_validated_yet(trainer):
+        # The last epoch had no validation, or the weights were averaged at the very end.
+        trainer.validate(model, datamodule, verbose=False)
+        metrics |= figures(trainer, "val/")
+        assert isinstance(trainer.checkpoint_callback, BestCheckpoint)
+        trainer.checkpoint_callback.consider(trainer)
+    seconds = time.perf_counter() - start
     if best := best_checkpoint(trainer):
-        saved = torch.load(best, map_location="cpu", weights_only=True)["metrics"]
-        metrics |= {name: float(f"{value:.7g}") for name, value in saved.items()}
-    return metrics | {"epochs": trainer.current_epoch, "fit_seconds": round(seconds, 3)}
+        saved = torch.load(best, map_location="cpu", weights_only=True)
+        metrics |= {name: float(f"{value:.7g}") for name, value in saved["metrics"].items()}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ConfusionMatrixCallback):
+                callback.save_counts_of(saved, trainer)
+    return metrics | {"epochs": epochs, "fit_seconds": round(seconds, 3)}
+
+
+def not_validated_yet(trainer: pl.Trainer) -> bool:
+    """Whether the weights at the end of the training are others than those that were validated last."""
+    checkpoint = trainer.checkpoint_callback
+    if not isinstance(checkpoint, BestCheckpoint) or checkpoint.monitor is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return False
+    if checkpoint.validated_step is None:  # nothing was left to train
+        return False
+    swapped = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return swapped or checkpoint.validated_step != trainer.global_step
 
 
 def test(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule) -> dict[str, float]:
     """Test the best checkpoint of the run, or the model as it is when the run has none."""
-    trainer.test(model, datamodule, ckpt_path=best_checkpoint(trainer), weights_only=True, verbose=False)
+    if best := best_checkpoint(trainer):
+        # Not by `trainer.test(ckpt_path=...)`: there a callback that averages weights puts the others in their place.
+        model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    trainer.test(model, datamodule, verbose=False)
     return figures(trainer, "test/")
 
 
@@ -147,22 +192,33 @@ def figures(trainer: pl.Trainer, *prefixes: str) -> dict[str, float]:
     }
 
 
-def best_checkpoint(trainer: pl.Trainer) -> str | None:
+def best_checkpoint(trainer: pl.Trainer) -> Path | None:
     checkpoint = trainer.checkpoint_callback
-    return (isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path) or None
+    if isinstance(checkpoint, BestCheckpoint):
+        return checkpoint.best_path
+    best = isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path
+    return Path(best) if best else None
 
 
 def make_datamodule(cfg: DictConfig) -> ImageDataModule:
-    datamodule: ImageDataModule = make(cfg.data)
+    datamodule: ImageDataModule = make(cfg.data, cfg.get("trusted", ()))
     datamodule.prepare_data()
     return datamodule
 
 
 def make_model(cfg: DictConfig, datamodule: ImageDataModule) -> Classifier:
     """The classifier, sized by the data, carrying the recipe from which `load_run` rebuilds both."""
+    trusted = cfg.get("trusted", ())
+    settings = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(settings, dict)
+    for part in ("optimizer", "scheduler"):
+        if settings.get(part):
+            settings[part] = without_leftovers(settings[part], f"model.{part}", trusted)
     recipe = {
         "data": OmegaConf.to_container(cfg.data, resolve=True),
-        "model": OmegaConf.to_container(cfg.model, resolve=True),
+        "model": settings,
+        "seed": cfg.get("seed"),
+        "monitor": OmegaConf.to_container(cfg.monitor, resolve=True),
         "precision": cfg.trainer.precision,
         "image_shape": list(datamodule.image_shape),
         "class_names": list(datamodule.class_names),
@@ -174,35 +230,56 @@ def make_model(cfg: DictConfig, datamodule: ImageDataModule) -> Classifier:
         if root.is_relative_to(cfg.paths.root_dir):  # so that a moved or cloned project finds its data
             root = root.relative_to(cfg.paths.root_dir)
         recipe["data"]["root"] = str(root)
-    return build_model(cfg.model, recipe)
-
-
-def build_model(model_cfg: DictConfig, recipe: dict[str, Any]) -> Classifier:
-    settings = {key: value for key, value in model_cfg.items() if key != "net"}
-    make_classifier = make(settings, _partial_=True)
-    net = make(model_cfg.net, image_shape=tuple(recipe["image_shape"]), num_classes=len(recipe["class_names"]))
+    make_net = make(settings["net"], trusted, _partial_=True)
+    # When the run goes on from a checkpoint, published weights are not needed.
+    weights_follow = accepted(make_net.func, {"load_weights": not cfg.get("ckpt_path")})
+    net = make_net(**network_arguments(make_net.func, recipe), **weights_follow)
+    make_classifier = make({key: value for key, value in settings.items() if key != "net"}, trusted, _partial_=True)
     return make_classifier(net=net, recipe=recipe)
 
 
-def load_run(ckpt_path: str, data_overrides: DictConfig | None = None) -> tuple[Classifier, ImageDataModule]:
+def without_leftovers(settings: dict[str, Any], setting: str, trusted: Sequence[str]) -> dict[str, Any]:
+    """Settings of an optimizer or scheduler without those that belong to the default one and not to this.
+
+    Raises:
+        UserError: One of those was asked for on the command line.
+    """
+    parameters = inspect.signature(make({"_target_": settings["_target_"], "_partial_": True}, trusted).func).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return settings
+    unknown = [key for key in settings if key not in parameters and not key.startswith("_")]
+    if asked := [key for key in unknown if f"{setting}.{key}" in typed_overrides()]:
+        raise UserError(
+            f"expected arguments that {settings['_target_']} has ({', '.join(list(parameters)[1:])}) "
+            f"but found {', '.join(f'{setting}.{key}' for key in asked)}; leave it out"
+        )
+    if unknown:
+        print(f"{settings['_target_']} has no {', '.join(unknown)}: left out of {setting}", flush=True)
+    return {key: value for key, value in settings.items() if key not in unknown}
+
+
+def load_run(
+    ckpt_path: str, data_overrides: DictConfig | None = None, trusted: Sequence[str] = ()
+) -> tuple[Classifier, ImageDataModule]:
     """Rebuild model and datamodule from a checkpoint.
 
     Args:
         ckpt_path: A checkpoint that `train` wrote.
         data_overrides: Settings of the datamodule to use instead of the saved ones; null leaves one as it was.
+        trusted: Further names that the checkpoint may hold.
 
     Raises:
-        UserError: There is no such file, or it is none of ours.
+        UserError: The file cannot be read, its recipe does not fit the code, or the data has other classes.
     """
-    checkpoint = read_checkpoint(ckpt_path)
+    checkpoint = read_checkpoint(ckpt_path, trusted)
     recipe = checkpoint["recipe"]
-    data_cfg = OmegaConf.create(recipe["data"])
-    if data_cfg.get("root") is not None:
-        data_cfg.root = str(Path(__file__).resolve().parents[2] / data_cfg.root)  # an absolute root stays itself
-    for key, value in (data_overrides or {}).items():
-        if value is not None:
-            data_cfg[key] = value
-    datamodule: ImageDataModule = make(data_cfg)
+    overrides = {key: value for key, value in (data_overrides or {}).items() if value is not None}
+    root = overrides.pop("root", None)
+    recipe["data"] |= overrides
+    datamodule = load_datamodule(checkpoint)
+    if root is not None:
+        state = checkpoint.get(type(datamodule).__qualname__, {})
+        datamodule.relocate(root, recipe["class_names"], state)
     datamodule.prepare_data()
     if list(datamodule.class_names) != recipe["class_names"]:
         raise UserError(
@@ -212,45 +289,15 @@ def load_run(ckpt_path: str, data_overrides: DictConfig | None = None) -> tuple[
     return load_model(checkpoint), datamodule
 
 
-def load_model(checkpoint: dict[str, Any]) -> Classifier:
-    """Rebuild the model from a checkpoint's recipe and weights."""
-    model = build_model(OmegaConf.create(checkpoint["recipe"]["model"]), checkpoint["recipe"])
-    model.load_state_dict(checkpoint["state_dict"])
-    return model
-
-
-def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
-    """The content of a checkpoint.
-
-    Raises:
-        UserError: There is no such file, or it is none of ours.
-    """
-    path = Path(ckpt_path)
-    if not path.is_file():
-        raise UserError(f"expected a checkpoint file but found none at {path}; see outputs/train/*/checkpoints/")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"expected a checkpoint written by train.py but found {path}: {reason}") from None
-    if not isinstance(checkpoint, dict) or not checkpoint.get("recipe"):
-        raise UserError(f"expected a checkpoint written by train.py but found {path}, which holds no recipe")
-    return checkpoint
-
-
-def check_resumable(cfg: DictConfig) -> None:
-    """Raise UserError when the checkpoint to resume from is of another network."""
-    saved = read_checkpoint(cfg.ckpt_path)["recipe"]["model"]["net"]
-    wanted = OmegaConf.to_container(cfg.model.net, resolve=True)
-    if saved != wanted:
-        raise UserError(
-            f"expected to resume the network of {cfg.ckpt_path} ({saved}) but found {wanted}; "
-            "resume with the overrides of the first run (see its config.yaml)"
-        )
+def as_in_training(cfg: DictConfig, model: Classifier) -> None:
+    """The precision of the training where none is asked for."""
+    assert model.recipe is not None
+    with open_dict(cfg):
+        cfg.trainer.precision = cfg.trainer.precision or model.recipe["precision"]
 
 
 def make_loggers(cfg: DictConfig) -> list[Any]:
-    return [make(logger) for logger in (cfg.logger or {}).values()]
+    return [make(logger, cfg.get("trusted", ())) for logger in (cfg.logger or {}).values()]
 
 
 def close(loggers: list[Any]) -> None:
@@ -260,14 +307,40 @@ def close(loggers: list[Any]) -> None:
 
 
 def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
-    callbacks = [make(callback) for callback in (cfg.callbacks or {}).values() if callback]
-    if not loggers:  # Lightning refuses to monitor the rate for nobody
-        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+    trusted = cfg.get("trusted", ())
+    callbacks = [make(callback, trusted) for callback in (cfg.callbacks or {}).values() if callback]
+    callbacks = suitable(callbacks, cfg.trainer, bool(loggers))
     if cfg.confusion_matrix:
-        callbacks.append(make(cfg.confusion_matrix))
-    trainer: pl.Trainer = make(cfg.trainer, callbacks=callbacks, logger=loggers or False)
+        callbacks.append(make(cfg.confusion_matrix, trusted))
+    plugins = [AtomicCheckpointIO(), *(make(plugin, trusted) for plugin in cfg.trainer.get("plugins") or ())]
+    trainer: pl.Trainer = make(cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins)
     reduce_overhead(trainer)
     return trainer
+
+
+def suitable(callbacks: list[pl.Callback], settings: DictConfig, logs: bool) -> list[pl.Callback]:
+    """Those callbacks that have something to do under the trainer's settings; Lightning refuses the others."""
+    idle: tuple[type, ...] = () if logs else (LearningRateMonitor,)
+    for switch, kind in (
+        ("enable_progress_bar", ProgressBar),
+        ("enable_checkpointing", Checkpoint),
+        ("enable_model_summary", ModelSummary),
+    ):
+        if settings.get(switch) is False:
+            idle += (kind,)
+    if settings.get("limit_val_batches") == 0 and not settings.get("fast_dev_run"):
+        idle += (EarlyStopping,)
+        for callback in callbacks:
+            if isinstance(callback, BestCheckpoint):
+                callback.monitor = None
+        print("No validation (trainer.limit_val_batches=0): best.ckpt is the last epoch, nothing stops early")
+    return [callback for callback in callbacks if not isinstance(callback, idle)]
+
+
+def settle(cfg: DictConfig) -> None:
+    """Check the configuration, as the commands have done, and write paths out; for callers in Python."""
+    expand_home(cfg)
+    check_config(cfg)
 
 
 def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
@@ -300,16 +373,6 @@ def run_facts(cfg: DictConfig, model: Classifier) -> dict[str, Any]:
         "git_commit": git_commit(),
         "command": command_line(),
     }
-
-
-def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def finish_run(run_dir: Path, trainer: pl.Trainer, metrics: dict[str, float]) -> None:

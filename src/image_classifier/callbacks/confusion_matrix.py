@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from image_classifier.confusion import matrix
@@ -57,6 +58,7 @@ class ConfusionMatrixCallback(pl.Callback):
         self.counts: dict[str, ConfusionCounts] = {}
         self.matrices: dict[str, Tensor] = {}  # the last (K, K) counts of each stage, on the CPU
         self.class_names: tuple[str, ...] = ()
+        self.cells: dict[str, list[tuple[int, int]]] = {}  # of each stage, once chosen: the same keys through a run
         self.said: set[str] = set()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -119,11 +121,13 @@ class ConfusionMatrixCallback(pl.Callback):
             group_curves(trainer, curve_groups(self.stages))
             self.said.add("curves")
         step, names = trainer.global_step, self.class_names
-        cells = matrix.shown_cells(counts, self.max_cells, self.top_confusions)
+        if stage not in self.cells:
+            self.cells[stage] = matrix.shown_cells(counts, self.max_cells, self.top_confusions)
+        cells = self.cells[stage]
         if len(cells) < len(names) ** 2 and self.forms != ("image",):
             self.say(
                 f"{len(names)} x {len(names)} cells are more than confusion_matrix.max_cells={self.max_cells}; "
-                f"scalar and table hold the diagonal and the {self.top_confusions} largest confusions, "
+                f"scalar and table hold the diagonal and the {self.top_confusions} confusions that are largest at first, "
                 f"chart the {CHART_CLASSES} most confused classes"
             )
         scalars = matrix.per_class_scalars(counts, names, stage)
@@ -177,6 +181,25 @@ class ConfusionMatrixCallback(pl.Callback):
             self.said.add(message)
             print(f"Confusion matrix: {message}", flush=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of the last validation, so that each checkpoint has its own, and the chosen cells."""
+        counts = self.matrices.get("val")
+        if counts is not None and counts.sum() < 2**31:
+            counts = counts.int()
+        return {"counts": counts, "cells": {stage: [list(cell) for cell in cells] for stage, cells in self.cells.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["counts"] is not None:
+            self.matrices["val"] = state_dict["counts"].long()
+        self.cells = {stage: [(true, predicted) for true, predicted in cells] for stage, cells in state_dict["cells"].items()}
+
+    def save_counts_of(self, checkpoint: dict[str, Any], trainer: pl.Trainer) -> None:
+        """Write `val.csv` from a checkpoint: the best one may be from before a resume."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        if state is not None and state["counts"] is not None:
+            self.matrices["val"] = state["counts"].long()
+            self.save("val", trainer)
+
     def save(self, stage: str, trainer: pl.Trainer) -> None:
         if stage in self.matrices and trainer.is_global_zero:
             write_atomically(self.directory / f"{stage}.csv", matrix.to_csv(self.matrices[stage], self.class_names))
@@ -199,6 +222,9 @@ def curve_groups(stages: Sequence[str]) -> dict[str, dict[str, str]]:
 def is_best_so_far(trainer: pl.Trainer) -> bool:
     """Whether the checkpoint callback is about to keep this epoch as the best one."""
     checkpoint = trainer.checkpoint_callback
-    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.monitor is None:
+    if trainer.state.fn != TrainerFn.FITTING:
+        return False
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.monitor is None or checkpoint.best_model_score is None:
         return True
-    return checkpoint.check_monitor_top_k(trainer, trainer.callback_metrics.get(checkpoint.monitor))
+    current, best = trainer.callback_metrics.get(checkpoint.monitor), checkpoint.best_model_score
+    return current is not None and bool(current < best if checkpoint.mode == "min" else current > best)

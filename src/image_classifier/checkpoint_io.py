@@ -1,0 +1,29 @@
+"""How checkpoints are written: beside their place and then moved there, so that a kill leaves the one before intact."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Files of this machine, under any path. Lightning's own writes to the temporary directory first, and from there
+    copies over the earlier checkpoint when that is another file system."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            torch.save(checkpoint, staging)
+            staging.replace(target)
+        finally:
+            staging.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
