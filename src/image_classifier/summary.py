@@ -6,6 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
@@ -17,15 +18,31 @@ def print_summary(run_dir: Path, trainer: pl.Trainer, metrics: dict[str, float])
     table = Table(title="Final figures", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in metrics.items():
+    for name in sorted(metrics, key=importance):
+        value = metrics[name]
         shown = f"{value:.4f}" if isinstance(value, float) and math.isfinite(value) else str(value)
-        table.add_row(name, shown)
+        add_row(table, name, shown)
     console = Console()
     console.print(table)
     found = final_counts(trainer)
     if found is not None and matrix.most_confused(*found, limit=1):
         console.print(confused_table(*found, limit=5))
-    console.print(f"Run directory: {run_dir}", soft_wrap=True, highlight=False)
+    console.print(f"Run directory: {run_dir}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def importance(name: str) -> tuple[int, int]:
+    """What a figure is sorted by: those of the test first, and accuracy before loss before the rest."""
+    stage, _, figure = name.partition("/")
+    stages, figures = ("test", "val", "train"), ("acc", "loss")
+    return (
+        stages.index(stage) if stage in stages else len(stages),
+        figures.index(figure) if figure in figures else len(figures),
+    )
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row whose names mean what they say: rich would take "[red]" for a colour and ":cat:" for a picture."""
+    table.add_row(*(Text(cell) for cell in cells))
 
 
 def print_class_report(trainer: pl.Trainer) -> None:
@@ -41,7 +58,7 @@ def print_class_report(trainer: pl.Trainer) -> None:
         table.add_column(heading, justify="right")
     for index, name in enumerate(class_names):
         values = [f"{getattr(figures, figure)[index]:.4f}" for figure in ("precision", "recall", "f1")]
-        table.add_row(name, *values, str(int(figures.support[index])))
+        add_row(table, name, *values, str(int(figures.support[index])))
     Console().print(table)
 
 
@@ -52,7 +69,7 @@ def confused_table(counts: Tensor, class_names: tuple[str, ...], limit: int) -> 
     for heading in ("count", "share of the true class"):
         table.add_column(heading, justify="right")
     for pair in matrix.most_confused(counts, class_names, limit):
-        table.add_row(pair.true, pair.predicted, str(pair.samples), f"{pair.share:.1%}")
+        add_row(table, pair.true, pair.predicted, str(pair.samples), f"{pair.share:.1%}")
     return table
 
 
