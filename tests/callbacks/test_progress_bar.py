@@ -82,9 +82,9 @@ def test_a_wide_terminal_says_more() -> None:
         console.print(Line("epoch 1/5", 25, 100, 5.0, {"train/loss_step": 0.25}))
         return file.getvalue().rstrip()
 
-    assert at(100) == f"epoch 1/5 {'━' * 38}   25/100  0:15 left  train/loss_step 0.2500  5 it/s"
-    assert at(40) == f"epoch 1/5 {'━' * 10}   25/100  0:15 left"
-    assert at(30) == f"epoch 1/5 {'━' * 11}   25/100"
+    assert at(100) == f"epoch 1/5 {'━' * 38}  25/100  0:15 left  train/loss_step 0.2500  5 it/s"
+    assert at(40) == f"epoch 1/5 {'━' * 10}  25/100  0:15 left"
+    assert at(30) == f"epoch 1/5 {'━' * 11}  25/100"
 
 
 @pytest.mark.parametrize(
