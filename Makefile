@@ -21,7 +21,9 @@ data: setup  ## download and verify Fashion-MNIST
 train: setup  ## train the default experiment; overrides: make train ARGS="model=mlp trainer.max_epochs=3"
 	$(VENV)/python train.py $(ARGS)
 
-test: setup-dev  ## run all tests
+test:  ## run all tests; what they need of the system is installed where that asks for no password
+	@$(PYTHON) scripts/system_packages.py
+	@$(MAKE) --no-print-directory setup-dev
 	$(VENV)/python -m pytest $(ARGS)
 
 lint: setup-dev  ## check style and types

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -12,11 +13,22 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from system_packages import NEEDS, why_not
 
 from image_classifier import pipeline
 from image_classifier.checks import check_config
 from image_classifier.cli import CONFIG_DIR, PROJECT_ROOT
 from tiny import TINY
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"needs(name): skipped where the system has no {', '.join(NEEDS)}; fails in CI")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        if reason := why_not(*marker.args):
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="session", autouse=True)

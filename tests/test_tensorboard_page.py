@@ -35,6 +35,7 @@ SEEN = {
 
 
 @pytest.mark.slow
+@pytest.mark.needs("chromium")
 def test_every_tab_shows_the_run(train: Callable[..., Path]) -> None:
     run_dir = train("logger=tensorboard", "model.optimizer.lr=0.001", "callbacks.report=null")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """A real Slurm on this machine, for tests: controller, node daemon and authentication in one directory, no systemd.
 
-Needs the packages slurmctld, slurmd, slurm-client and munge, and the right to start daemons as root.
+Needs Slurm and munge (scripts/system_packages.py), and the right to start daemons as root.
 """
 
 import os
@@ -86,7 +86,7 @@ def slurm(directory: Path) -> Iterator[dict[str, str]]:
 
 def start(command: list[str], environment: dict[str, str]) -> None:
     program = shutil.which(command[0], path=environment["PATH"])
-    assert program, f"{command[0]} is missing: apt-get install slurmctld slurmd slurm-client munge"
+    assert program, f"{command[0]} is missing: scripts/system_packages.py"
     # Without a terminal's pipes: a daemon would keep them open.
     subprocess.run([program, *command[1:]], env=environment, check=True, stdout=subprocess.DEVNULL, timeout=30)
 

@@ -109,6 +109,7 @@ def finish(process: subprocess.Popen[str]) -> Outcome:
     return Outcome(process.returncode, output, errors)
 
 
+@pytest.mark.needs("slurm")
 def test_slurm_runs_a_grid_and_reports_the_killed_job(cluster: ClusterSweeps, in_process: Path) -> None:
     rows = {row["model.optimizer.lr"]: row for row in summary(cluster.grid)}
     assert [rows[rate]["state"] for rate in ("0.003", "0.01", "0.02")] == ["finished", "finished", "failed"]
@@ -118,6 +119,7 @@ def test_slurm_runs_a_grid_and_reports_the_killed_job(cluster: ClusterSweeps, in
         assert figures(cluster.grid / job) == pytest.approx(figures(in_process / job), rel=1e-6)
 
 
+@pytest.mark.needs("slurm")
 def test_slurm_runs_an_optuna_sweep(cluster: ClusterSweeps) -> None:
     assert cluster.study_outcome.status == 0, cluster.study_outcome.errors
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{cluster.study}/optuna.db")
@@ -129,6 +131,7 @@ def test_slurm_runs_an_optuna_sweep(cluster: ClusterSweeps) -> None:
     assert f"model.optimizer.lr={study.best_params['model.optimizer.lr']}" in shlex.split(best["overrides"])
 
 
+@pytest.mark.needs("slurm")
 def test_the_slurm_script_trains_with_a_process_for_each_task(cluster: ClusterSweeps, tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "train.py").symlink_to(PROJECT_ROOT / "train.py")
