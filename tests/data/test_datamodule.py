@@ -77,7 +77,8 @@ def test_first_training_images_are_training_images_as_stored() -> None:
     datamodule.setup("fit")
     images, labels = datamodule.first_training_images(5)
     stored = datamodule.load_train_images()
-    chosen = datamodule.train_indices[:5]
+    chosen = datamodule.served_order("train")[:5]
+    assert set(chosen.tolist()) <= set(datamodule.train_indices.tolist())
     assert images.dtype == torch.uint8
     assert torch.equal(images, stored.images[chosen]) and torch.equal(labels, stored.labels[chosen])
 
@@ -146,7 +147,7 @@ def test_augmentation_is_new_each_epoch_and_absent_from_validation(tmp_path: Pat
     seen = [{image.numpy().tobytes() for batch in model.seen[epoch * 9 :][:9] for image in batch} for epoch in (0, 1)]
     assert len(seen[0] - known) > 40 and len(seen[0] - seen[1]) > 40  # of 72
     for validated in model.validated:  # the 24 validation images are one batch
-        assert torch.equal(validated, plain[datamodule.val_indices])
+        assert torch.equal(validated, plain[datamodule.served_order("val")])
 
 
 def test_images_without_a_label_are_served_and_split_like_a_class() -> None:
@@ -160,3 +161,183 @@ def test_images_without_a_label_are_served_and_split_like_a_class() -> None:
     assert len(train) == 20
     with pytest.raises(UserError, match="expected labels from 0 to 1"):
         module.place(ImageSet(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([-1])))
+
+
+class Sorted(ImageDataModule):
+    """Images of 5 classes, sorted by class; each shows its position in the data."""
+
+    class_names = tuple("abcde")
+    image_shape = (1, 1, 2)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"batch_size": 10, "val_size": 0.5, "mean": [0.5], "std": [0.5]} | settings)
+
+    def load_train_images(self) -> ImageSet:
+        positions = torch.arange(200)
+        return ImageSet(positions.byte().view(-1, 1, 1, 1).repeat(1, 1, 1, 2), positions // 40)
+
+    load_test_images = load_train_images
+
+
+def trainer_of(**settings: Any) -> pl.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return pl.Trainer(accelerator="cpu", logger=False, use_distributed_sampler=False, **quiet | settings)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 0.2, 0.01])
+@pytest.mark.parametrize("stage", ["val", "test", "train"])
+def test_first_batches_of_sorted_data_hold_all_classes(stage: str, limit: int | float) -> None:
+    datamodule = Sorted(eval_batch_size=20)
+    datamodule.setup("fit")
+    datamodule.setup("test")
+    limits = {"overfit_batches" if stage == "train" else f"limit_{stage}_batches": limit}
+    datamodule.trainer = trainer_of(**limits)
+    loader = getattr(datamodule, f"{stage}_dataloader")()
+    images, labels = next(iter(loader))
+    order = datamodule.served_order(stage)  # type: ignore[arg-type]
+    assert len(labels.unique()) == 5
+    assert torch.equal(images[:, 0, 0, 0].long(), order[: len(images)])  # the position in the data is known
+    again = getattr(datamodule, f"{stage}_dataloader")()
+    assert torch.equal(next(iter(again))[0], images)
+    assert len(datamodule.first_training_images(10).labels.unique()) == 5
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_processes_share_the_mixed_order_exactly(stage: str, world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    datamodule = Sorted(eval_batch_size=7)
+    datamodule.setup("fit")
+    datamodule.setup("test")
+    order = datamodule.served_order(stage)  # type: ignore[arg-type]
+    expected = {"val": datamodule.val_indices, "test": torch.arange(200)}[stage]
+    assert torch.equal(order.sort().values, expected)
+    shares = []
+    for rank in range(world_size):
+        monkeypatch.setattr(pl.Trainer, "global_rank", rank)
+        monkeypatch.setattr(pl.Trainer, "world_size", world_size)
+        datamodule.trainer = trainer_of()
+        loader = getattr(datamodule, f"{stage}_dataloader")()
+        shares.append([images[:, 0, 0, 0].long() for images, _ in loader])
+        assert [batch.tolist() for batch in loader.batch_sampler] == [batch.tolist() for batch in shares[-1]]
+    served = [torch.stack(parts, dim=1).flatten() for parts in zip(*(share[:-1] for share in shares), strict=True)]
+    assert torch.equal(torch.cat(served), order[: len(served) * 7 * world_size])
+    everything = torch.cat([batch for share in shares for batch in share])
+    assert torch.equal(everything.sort().values, expected)
+
+
+def test_shuffled_order_of_training_is_that_of_sorted_indices() -> None:
+    """The figures in the README rest on it."""
+    datamodule = Sorted()
+    datamodule.setup("fit")
+    assert torch.equal(datamodule.train_indices, datamodule.train_indices.sort().values)
+    permutation = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    served = torch.cat([images[:, 0, 0, 0].long() for images, _ in datamodule.train_dataloader()])
+    assert torch.equal(served, datamodule.train_indices[permutation])
+
+
+class Counting(Recorder):
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.seen.append(batch[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained", "validated", "tested"),
+    [
+        ({}, 10, 5, 10),
+        ({"limit_train_batches": 0.001}, 1, 5, 10),
+        ({"limit_train_batches": 0.19}, 1, 5, 10),
+        ({"limit_val_batches": 0.1}, 10, 1, 10),
+        ({"limit_test_batches": 0.05}, 10, 5, 1),
+        ({"limit_train_batches": 0.0}, 0, 0, 10),
+        ({"limit_val_batches": 0.0}, 10, 0, 10),
+        ({"limit_test_batches": 0.0}, 10, 5, 0),
+        ({"limit_train_batches": 0.55, "limit_val_batches": 0.5, "limit_test_batches": 0.99}, 5, 2, 9),
+        ({"limit_train_batches": 3, "limit_val_batches": 0, "limit_test_batches": 1}, 3, 0, 1),
+        ({"overfit_batches": 0.01}, 1, 1, 10),
+        ({"overfit_batches": 2}, 2, 2, 10),
+    ],
+)
+def test_fraction_takes_at_least_one_batch(settings: Any, trained: int, validated: int, tested: int) -> None:
+    trainer = trainer_of(max_epochs=1, num_sanity_val_steps=0, **settings)
+    model = Counting()
+    trainer.fit(model, datamodule := Sorted(eval_batch_size=20))
+    assert (len(model.seen), len(model.validated)) == (trained, validated)
+    model.seen.clear()
+    trainer.test(model, datamodule, verbose=False)
+    assert len(model.seen) == tested
+
+
+@pytest.mark.parametrize("flip", [0.5, 0.001, 1.0])
+def test_images_that_must_not_be_mirrored_are_not(flip: float) -> None:
+    with pytest.raises(UserError, match=rf"data\.augmentation\.flip=0 .*\(data\.mirror=false\) but found {flip}"):
+        Sorted(mirror=False, augmentation=Augmentation(flip=flip))
+    for augmentation in (None, Augmentation(flip=0.0, shift=1), lambda images, generator: images):
+        assert not Sorted(mirror=False, augmentation=augmentation).mirror
+    assert Sorted(mirror=True, augmentation=Augmentation(flip=flip)).mirror
+
+
+def set_up(**settings: Any) -> Synthetic:
+    datamodule = make_synthetic(**settings)
+    datamodule.setup("fit")
+    return datamodule
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({}, True),
+        ({"batch_size": 3, "eval_batch_size": 2, "augmentation": Augmentation(flip=0.5)}, True),
+        ({"seed": 1}, False),
+        ({"val_size": 0.3}, False),
+        ({"val_size": 25}, False),
+        ({"num_samples": 121}, False),
+        ({"image_size": 9}, False),
+        ({"imbalance": 3.0}, False),
+    ],
+)
+def test_fingerprint_is_of_images_and_split(changed: dict[str, Any], same: bool) -> None:
+    state = set_up().state_dict()
+    assert list(state) == ["fingerprint"] and isinstance(state["fingerprint"], str)
+    other = set_up(**changed)
+    if same:
+        other.load_state_dict(state)
+    else:
+        with pytest.raises(UserError, match=r"^expected the images and the split that .* but found others; [^\n]*$"):
+            other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("change", ["pixel values", "a label", "class names"])
+def test_fingerprint_notices_other_content(change: str) -> None:
+    datamodule = make_synthetic()
+    images, labels = datamodule.load_train_images()
+    if change == "pixel values":
+        images = images + (torch.arange(len(images)) == 50).byte().view(-1, 1, 1, 1)
+    elif change == "a label":
+        labels = torch.where(torch.arange(len(labels)) == 50, (labels + 1) % 4, labels)
+    else:
+        datamodule.class_names = datamodule.class_names[::-1]
+    datamodule.load_train_images = lambda: ImageSet(images, labels)  # type: ignore[method-assign]
+    datamodule.setup("fit")
+    with pytest.raises(UserError, match="found others"):
+        datamodule.load_state_dict(set_up().state_dict())
+
+
+def test_lightning_keeps_and_compares_the_fingerprint(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_epochs": 1, "default_root_dir": tmp_path}
+    trainer = trainer_of(**settings)
+    trainer.fit(Counting(), make_synthetic())
+    trainer.save_checkpoint(path := tmp_path / "a.ckpt")
+    assert torch.load(path, weights_only=True)["Synthetic"] == set_up().state_dict()
+    settings["max_epochs"] = 2
+    trainer_of(**settings).fit(Counting(), make_synthetic(), ckpt_path=path)
+    with pytest.raises(UserError, match=r"split that .*a\.ckpt was trained on but found others"):
+        trainer_of(**settings).fit(Counting(), make_synthetic(seed=1), ckpt_path=path)
+    only_tested = make_synthetic(seed=1)  # other data than in training
+    trainer_of(**settings).test(Counting(), only_tested, ckpt_path=path, verbose=False)
+    assert only_tested.state_dict() == {}
+    set_up(seed=1).load_state_dict({})  # a checkpoint that is older than the fingerprint
+
+
+def test_data_without_a_directory_cannot_be_relocated() -> None:
+    with pytest.raises(UserError, match=r"data set in a directory but found Synthetic, which has none.*data\.root=new"):
+        make_synthetic().relocate("new", ["a"], {})

@@ -1,11 +1,14 @@
 """The real Fashion-MNIST, from the project's data directory; it is fetched there when it is absent."""
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from image_classifier.data.fashion_mnist import TorchvisionMNIST
 from image_classifier.data.sources import FASHION_MNIST_SHA256, sha256
 from image_classifier.instantiation import make
 
@@ -35,13 +38,30 @@ def test_official_split_is_kept(datamodule: Any) -> None:
     assert test_images.shape == (10_000, 1, 28, 28)
     assert torch.bincount(test_labels).tolist() == [1000] * 10
     served = [labels for _, labels in datamodule.test_dataloader()]
-    assert torch.equal(torch.cat(served), test_labels)
+    assert torch.equal(torch.cat(served), test_labels[datamodule.served_order("test")])
     share = torch.bincount(images.flatten()).double() / images.numel()
     values = torch.arange(256) / 255
     mean = float((share * values).sum())
     assert datamodule.mean == pytest.approx([mean], abs=5e-5)
     assert datamodule.std == pytest.approx([float((share * (values - mean) ** 2).sum() ** 0.5)], abs=5e-5)
     assert datamodule.class_names[0] == "T-shirt/top" and datamodule.class_names[9] == "Ankle boot"
+
+
+def test_fingerprint_is_cheap(datamodule: Any) -> None:
+    seconds = []
+    for _ in range(5):
+        start = time.process_time()
+        datamodule.identify()
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.05
+
+
+def test_home_and_another_directory(tmp_path: Path) -> None:
+    settings = {"dataset": "MNIST", "batch_size": 1, "val_size": 1, "mean": [0.5], "std": [0.5]}
+    datamodule = TorchvisionMNIST(root="~/data", **settings)
+    assert datamodule.root == Path.home() / "data"
+    datamodule.relocate(str(tmp_path), datamodule.class_names, {})
+    assert datamodule.root == tmp_path
 
 
 def read_row(path: Any, row: int) -> list[int]:

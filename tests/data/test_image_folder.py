@@ -1,5 +1,6 @@
 """One's own pictures: layouts, splits, in memory and from the disk, and what is told about bad ones."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,9 +140,26 @@ def corrupt_file(root: Path) -> None:
     (root / "red" / "000.png").write_bytes(b"no picture")
 
 
-def other_test_classes(root: Path) -> None:
+def unknown_test_class(root: Path) -> None:
+    draw_squares(root / "train", 2, names=("red", "blue"))
+    draw_squares(root / "test", 2)
+
+
+def empty_part(root: Path) -> None:
     draw_squares(root / "train", 2)
-    draw_squares(root / "test", 2, names=("red", "blue"))
+    (root / "test" / "red").mkdir(parents=True)
+
+
+def parts_under_other_names(root: Path) -> None:
+    draw_squares(root / "Training", 2)
+    draw_squares(root / "validation", 2)
+
+
+def pictures_without_folders(root: Path) -> None:
+    draw_squares(root, 2, names=("red",))
+    for path in (root / "red").iterdir():
+        path.rename(root / path.name)
+    (root / "red").rmdir()
 
 
 @pytest.mark.parametrize(
@@ -152,13 +170,17 @@ def other_test_classes(root: Path) -> None:
         (one_class, r"two or more classes in .*pictures but found only red"),
         (empty_class, r"expected pictures in .*yellow but found none"),
         (corrupt_file, r"expected a picture but found .*red/000\.png"),
-        (other_test_classes, r"class folders blue, green, red in .*test as in training but found blue, red"),
+        (unknown_test_class, r"only folders of the classes blue, red in .*test as in training but found green; rename"),
+        (empty_part, r"pictures of the classes blue, green, red in .*test but found none; lay them out as"),
+        (parts_under_other_names, r"found Training, validation; the parts of the data are called train, val, test"),
+        (pictures_without_folders, r"two or more classes in .*pictures but found none"),
     ],
 )
 def test_bad_folders_are_told(tmp_path: Path, lay_out: Callable[[Path], None], message: str) -> None:
     lay_out(tmp_path / "pictures")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as told:
         make_folder(tmp_path / "pictures")
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -173,6 +195,267 @@ def test_corrupt_file_on_the_disk_is_told_in_one_line(tmp_path: Path, num_worker
 def test_two_channels_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"channels to be 1 .* or 3"):
         ImageFolder(root=str(tmp_path), channels=2, batch_size=1, val_size=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_class_that_is_missing_from_a_part_is_an_empty_row(
+    tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_squares(tmp_path / "train", 8)
+    draw_squares(tmp_path / part, 2, names=("red",))
+    (tmp_path / part / "blue").mkdir()
+    datamodule = make_folder(tmp_path)
+    labels = datamodule.test_images.labels
+    if part == "val":
+        labels = datamodule.train_images.labels[datamodule.val_indices]
+    assert labels.tolist() == [2, 2]
+    assert (
+        f"Pictures: none of blue, green in {tmp_path} for {part}; rows of theirs are empty\n" in capsys.readouterr().out
+    )
+
+
+def test_what_is_found_and_skipped_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_squares(tmp_path / "train", 4)
+    draw_squares(tmp_path / "test", 1)
+    for name in ("train/red/a.svg", "train/red/b.svg", "test/blue/notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "valid").mkdir()
+    datamodule = make_folder(tmp_path)
+    datamodule.prepare_data()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Pictures:")]
+    assert lines == [f"Pictures: 15 in 3 classes in {tmp_path}; skipped 4 files (2 .svg, 1 .txt, 1 valid beside train)"]
+
+
+def test_pictures_in_linked_folders_are_used(tmp_path: Path) -> None:
+    elsewhere = draw_squares(tmp_path / "elsewhere", 5)
+    (root := tmp_path / "pictures").mkdir()
+    for name in COLOURS:
+        (root / name).mkdir()
+        (root / name / "linked").symlink_to(elsewhere / name)
+    assert counts(make_folder(root, test_size=3).train_images.labels) == [4] * 3
+    (tmp_path / "classes").mkdir()
+    for name in COLOURS:
+        (tmp_path / "classes" / name).symlink_to(elsewhere / name)
+    assert counts(make_folder(tmp_path / "classes", test_size=3).train_images.labels) == [4] * 3
+
+
+def test_numbered_classes_come_in_natural_order(tmp_path: Path) -> None:
+    names = tuple(str(number) for number in range(12, 0, -1))
+    root = tmp_path / "pictures"
+    for name in names:
+        (root / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 20 * int(name)).save(root / name / "a.png")
+        Image.new("L", (8, 8), 20 * int(name)).save(root / name / "b.png")
+    datamodule = make_folder(root, test_size=12, val_size=1, channels=1)
+    assert datamodule.class_names == names[::-1]
+    assert datamodule.test_images.images[:, 0, 0, 0].tolist() == [20 * number for number in range(1, 13)]
+
+
+@pytest.mark.parametrize("class_names", [["red", "blue"], ["blue", "red"], None])
+def test_order_of_the_classes_can_be_chosen(tmp_path: Path, class_names: list[str] | None) -> None:
+    root = draw_squares(tmp_path / "pictures", 8, names=("blue", "red"))
+    datamodule = make_folder(root, class_names=class_names)
+    assert list(datamodule.class_names) == (class_names or ["blue", "red"])
+    images, labels = datamodule.test_images
+    for label, name in enumerate(datamodule.class_names):
+        strongest = images[labels == label][:, :, 8, 8].float().mean(0).argmax()
+        assert strongest == {"red": 0, "blue": 2}[name]
+
+
+@pytest.mark.parametrize(
+    "class_names", [["red"], ["red", "green"], ["red", "blue", "green"], ["red", "blue", "blue"], ["Red", "blue"], []]
+)
+def test_class_names_that_are_not_the_folders_are_told(tmp_path: Path, class_names: list[str]) -> None:
+    root = draw_squares(tmp_path / "pictures", 8, names=("blue", "red"))
+    with pytest.raises(UserError, match=r"expected data\.class_names .* for example data\.class_names=\[blue,red\]"):
+        make_folder(root, class_names=class_names)
+
+
+def test_numbers_are_class_names_too(tmp_path: Path) -> None:
+    for name in ("0", "1"):
+        draw_squares(tmp_path, 4, names=("red",))
+        (tmp_path / "red").rename(tmp_path / name)
+    assert make_folder(tmp_path, class_names=[1, 0]).class_names == ("1", "0")
+
+
+def test_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_squares(tmp_path / "pictures", 4)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make_folder(Path("~/pictures")).root == tmp_path / "pictures"
+    datamodule = ImageFolder(root="elsewhere", batch_size=1, val_size=1)
+    datamodule.relocate("~/pictures", sorted(COLOURS), {})
+    assert datamodule.root == tmp_path / "pictures"
+
+
+def trained(root: Path, **settings: Any) -> tuple[ImageFolder, dict[str, Any]]:
+    datamodule = make_folder(root, **settings)
+    return datamodule, datamodule.state_dict()
+
+
+def on_other_data(root: Path, state: dict[str, Any], class_names: tuple[str, ...] = tuple(COLOURS)) -> ImageFolder:
+    datamodule = ImageFolder(root="absent", image_size=16, batch_size=4, val_size=0.25)
+    datamodule.relocate(str(root), class_names, state)
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    assert datamodule.class_names == class_names and datamodule.state_dict() == {}
+    return datamodule
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ({"": 5}, [5, 5, 5]),
+        ({"test": 4}, [4, 4, 4]),
+        ({"train": 3, "test": 4}, [4, 4, 4]),
+        ({"train": 3, "val": 2}, [5, 5, 5]),
+        ({"val": 2}, [2, 2, 2]),
+    ],
+)
+@pytest.mark.parametrize("state_is_known", [True, False])
+def test_all_of_other_data_is_tested(
+    tmp_path: Path,
+    layout: dict[str, int],
+    expected: list[int],
+    state_is_known: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, state = trained(draw_squares(tmp_path / "old", 8))
+    for seed, (part, count) in enumerate(layout.items()):
+        draw_squares(tmp_path / "new" / part, count, seed + 10)
+    capsys.readouterr()
+    datamodule = on_other_data(tmp_path / "new", state if state_is_known else {})
+    assert counts(datamodule.test_images.labels) == expected
+    told = capsys.readouterr().out
+    assert f"Pictures: {sum(expected)} in 3 classes in {tmp_path / 'new'}" in told
+    assert ("does not say which ones it was trained on; all are tested" in told) != state_is_known
+
+
+def test_classes_may_be_missing_from_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, state = trained(draw_squares(tmp_path / "old", 8))
+    draw_squares(tmp_path / "new", 5, 1, names=("red",))
+    assert on_other_data(tmp_path / "new", state).test_images.labels.tolist() == [2] * 5
+    assert "Pictures: none of blue, green in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lay_out", "message"),
+    [
+        (lambda root: draw_squares(root, 2, names=("red", "yellow")), r"blue, green, red in .*new .* but found yellow"),
+        (no_directory, r"expected a directory of pictures but found none at .*new; name it: data\.root=DIR"),
+        (no_classes, r"pictures of the classes blue, green, red in .*new but found none; lay them out as"),
+        (pictures_without_folders, r"pictures of the classes blue, green, red in .*new but found none"),
+    ],
+)
+def test_other_data_that_do_not_fit_are_told(tmp_path: Path, lay_out: Callable[[Path], Any], message: str) -> None:
+    COLOURS["yellow"] = (220, 220, 20)
+    try:
+        lay_out(tmp_path / "new")
+    finally:
+        del COLOURS["yellow"]
+    with pytest.raises(UserError, match=message):
+        on_other_data(tmp_path / "new", {}, tuple(sorted(COLOURS)))
+
+
+@pytest.mark.parametrize("layout", ["", "train"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_moved_training_folder_is_tested_on_what_was_not_trained_on(
+    tmp_path: Path, layout: str, in_memory: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_squares(tmp_path / "old" / layout, 20)
+    before, state = trained(tmp_path / "old", in_memory=in_memory)
+    (tmp_path / "old").rename(tmp_path / "moved")
+    after = on_other_data(tmp_path / "moved", state)
+    assert len(state["pictures"]) == 48 and counts(after.test_images.labels) == [4] * 3
+    assert "Pictures: 48 that training and validation used are left out, 12 are tested\n" in capsys.readouterr().out
+    if in_memory:
+        assert torch.equal(after.test_images.images, before.test_images.images)  # in the same order
+
+
+def test_training_pictures_among_others_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, state = trained(draw_squares(tmp_path / "old", 20))
+    new = draw_squares(tmp_path / "new", 6, seed=5)
+    for name in before.training_files.names[-7:]:  # of class red; the new pictures end with 005.png
+        shutil.copy(tmp_path / "old" / name, new / name)
+    assert counts(on_other_data(new, state).test_images.labels) == [6] * 3
+    assert "Pictures: 7 that training and validation used are left out, 18 are tested\n" in capsys.readouterr().out
+
+
+def test_training_pictures_only_are_refused(tmp_path: Path) -> None:
+    root = draw_squares(tmp_path / "old" / "train", 8)
+    draw_squares(tmp_path / "old" / "test", 2, 1)
+    _, state = trained(tmp_path / "old")
+    with pytest.raises(UserError, match=r"that the network was not trained on in .*train but found none; name others"):
+        on_other_data(root, state)
+
+
+def test_uncompressed_pictures_of_the_same_names_are_other_pictures(tmp_path: Path) -> None:
+    for seed, part in enumerate(("train", "test")):
+        root = draw_squares(tmp_path / part, 6, seed)
+        for path in sorted(root.rglob("*.png")):
+            Image.open(path).save(path.with_suffix(".bmp"))
+            path.unlink()
+    sizes = {path.stat().st_size for path in tmp_path.rglob("*.bmp")}
+    _, state = trained(tmp_path)
+    assert len(sizes) == 1 and counts(on_other_data(tmp_path, state).test_images.labels) == [6] * 3
+
+
+def test_folder_is_the_same_wherever_it_lies_and_however_it_is_read(tmp_path: Path) -> None:
+    draw_squares(tmp_path / "old", 8)
+    _, state = trained(tmp_path / "old", in_memory=True)
+    (tmp_path / "old").rename(tmp_path / "new")
+    trained(tmp_path / "new", in_memory=False, num_workers=0, batch_size=3)[0].load_state_dict(state)
+    for changed in ({"seed": 1}, {"val_size": 0.3}, {"test_size": 0.3}, {"class_names": ["red", "green", "blue"]}):
+        with pytest.raises(UserError, match="expected the images and the split"):
+            trained(tmp_path / "new", **changed)[0].load_state_dict(state)  # type: ignore[arg-type]
+    next((tmp_path / "new" / "red").iterdir()).unlink()
+    with pytest.raises(UserError, match="expected the images and the split"):
+        trained(tmp_path / "new")[0].load_state_dict(state)
+
+
+@pytest.mark.parametrize("background", ["white", "black", "mean"])
+def test_transparent_pictures_show_the_background(tmp_path: Path, background: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / name / f"{index}.png")
+    pixels = make_folder(tmp_path, background=background).train_images.images
+    expected = {"white": [255] * 3, "black": [0] * 3, "mean": [124, 116, 104]}[background]
+    assert pixels.amin((0, 2, 3)).tolist() == pixels.amax((0, 2, 3)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("shared_memory", "workers"),
+    [(None, 4), (2**30, 4), (10 * 9 * 768, 4), (10 * 9 * 768 - 1, 3), (6 * 9 * 768, 2), (64, 0)],
+)
+def test_workers_are_as_many_as_shared_memory_holds(
+    tmp_path: Path,
+    shared_memory: int | None,
+    workers: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 9 pictures of 3 x 16 x 16 bytes in a training and a validation batch; 2 batches a worker, and 2 more
+    monkeypatch.setattr("image_classifier.data.image_folder.free_shared_memory", lambda: shared_memory)
+    root = draw_squares(tmp_path / "pictures", 4)
+    datamodule = make_folder(root, in_memory=False, num_workers=4, eval_batch_size=5)
+    loader = datamodule.val_dataloader()
+    assert isinstance(loader, FileLoader) and loader.num_workers == workers
+    told = capsys.readouterr().out.count(f"Workers: {workers} instead of 4, because ")
+    assert told == (workers != 4)
+    if not workers:
+        assert sum(len(labels) for _, labels in loader) == len(datamodule.val_indices)
+
+
+def test_limited_validation_of_sorted_folders_meets_all_classes(tmp_path: Path) -> None:
+    root = draw_squares(tmp_path / "pictures", 40)
+    for in_memory in (True, False):
+        datamodule = make_folder(root, in_memory=in_memory, num_workers=0, eval_batch_size=10)
+        for loader in (datamodule.val_dataloader(), datamodule.test_dataloader()):
+            images, labels = next(iter(loader))
+            assert len(labels.unique()) == 3
+            for image, label in zip(images, labels, strict=True):
+                assert image[:, 8, 8].argmax() == {0: 2, 1: 1, 2: 0}[int(label)]
+        assert len(datamodule.first_training_images(10).labels.unique()) == 3
 
 
 @pytest.mark.parametrize("in_memory", ["true", "false"])
@@ -198,6 +481,8 @@ def test_coloured_squares_are_learnt_and_evaluated(
     counts = (tmp_path / "run" / "confusion_matrix" / "test.csv").read_text().splitlines()[1:]
     assert counts == ["blue,4,0,0", "green,0,4,0", "red,0,0,4"]
     (tmp_path / "pictures").rename(tmp_path / "moved")
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["ImageFolder"]
+    assert saved["pictures"].dtype == torch.int64 and len(saved["pictures"]) == 48 and len(saved["fingerprint"]) == 64
     cfg = compose_config(
         f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt",
         f"data.root={tmp_path}/moved",

@@ -1,11 +1,14 @@
 """The datamodule that all data sets share: split, loaders, and normalisation and augmentation on the device."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -14,6 +17,9 @@ from image_classifier.data.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.errors import UserError
 
 IGNORED = -100  # label of an image without one; torch's default for `ignore_index`
+PIXELS_IN_FINGERPRINT = 2**18  # evenly spread over all images
+
+Loader = TypeVar("Loader", bound=InMemoryLoader | DataLoader)
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -32,6 +38,10 @@ class ImageDataModule(pl.LightningDataModule):
         device: Where the images lie: "auto" (the training device when they fill less than half of its
             free memory), "cpu", or a device name such as "cuda".
         augmentation: Applied to training batches; None for none.
+        mirror: Whether an image and its mirror image show the same class; digits and characters do not.
+
+    Raises:
+        UserError: Images that must not be mirrored are to be flipped.
     """
 
     class_names: tuple[str, ...]
@@ -48,8 +58,14 @@ class ImageDataModule(pl.LightningDataModule):
         std: Sequence[float],
         device: str = "auto",
         augmentation: Augmentation | None = None,
+        mirror: bool = True,
     ) -> None:
         super().__init__()
+        if not mirror and (flip := getattr(augmentation, "flip", 0)) > 0:
+            raise UserError(
+                "expected data.augmentation.flip=0 because a mirror image is another class here (data.mirror=false) "
+                f"but found {flip}; add data.augmentation.flip=0, or data.mirror=true"
+            )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
@@ -58,6 +74,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.std = tuple(std)
         self.device = device
         self.augmentation = augmentation
+        self.mirror = mirror
+        self.identity: dict[str, Any] = {}
         self.train_images: ImageSet | None = None
         self.test_images: ImageSet | None = None
 
@@ -77,6 +95,7 @@ class ImageDataModule(pl.LightningDataModule):
         if stage in ("fit", "validate") and self.train_images is None:
             self.train_images = self.place(self.load_train_images())
             self.train_indices, self.val_indices = self.split(self.train_images.labels.cpu())
+            self.identity = self.identify()
         if stage == "test" and self.test_images is None:
             self.test_images = self.place(self.load_test_images())
 
@@ -102,24 +121,101 @@ class ImageDataModule(pl.LightningDataModule):
             return ImageSet(data.images.pin_memory(), data.labels.pin_memory())
         return ImageSet(data.images.to(device), data.labels.to(device))
 
+    def identify(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the images and of the split, so that a resumed run cannot train on others."""
+        assert self.train_images is not None
+        labels, *parts = (part.cpu() for part in (self.train_images.labels, self.train_indices, self.val_indices))
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for part in (labels, *parts, self.image_sample()):
+            digest.update(repr(part.shape).encode() + part.numpy().tobytes())
+        return {"fingerprint": digest.hexdigest()}
+
+    def image_sample(self) -> Tensor:
+        """Values on the CPU that differ when the images for training and validation do."""
+        assert self.train_images is not None
+        pixels = self.train_images.images.reshape(-1)
+        return pixels[:: pixels.numel() // PIXELS_IN_FINGERPRINT | 1].cpu()  # an odd step meets all columns
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `identify` found; empty when only the test images were set up."""
+        return self.identity
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the images and the split with those of the checkpoint that is loaded.
+
+        Raises:
+            UserError: They differ.
+        """
+        expected = state_dict.get("fingerprint")
+        if self.identity and expected and self.identity["fingerprint"] != expected:
+            checkpoint = (self.trainer and self.trainer.ckpt_path) or "the checkpoint"
+            raise UserError(
+                f"expected the images and the split that {checkpoint} was trained on but found others; keep seed and "
+                "data.* as in its config.yaml, or start a new run: ckpt_path=null"
+            )
+
+    def relocate(self, root: str, class_names: Sequence[str], training_state: Mapping[str, Any]) -> None:
+        """Test on other data. Comes before `prepare_data`.
+
+        Args:
+            root: Directory of the other data.
+            class_names: Names of the classes, in the order of the network's outputs.
+            training_state: What `state_dict` returned in training; may be empty.
+
+        Raises:
+            UserError: The data set has no directory.
+        """
+        if not hasattr(self, "root"):
+            raise UserError(
+                f"expected a data set in a directory but found {type(self).__name__}, which has none; "
+                f"leave out data.root={root}"
+            )
+        self.root = Path(root).expanduser()
+
+    def served_order(self, stage: Literal["train", "val", "test"]) -> Tensor:
+        """Which sample is served at which position where nothing is shuffled: in validation, test and overfitting.
+
+        The order is mixed, and always the same, because data are often sorted by class and the first batches may be
+        all that is looked at. Of several processes, each yields its own share: `loader.batch_sampler`.
+
+        Returns:
+            (N,) int64: indices into the test images, or into those for training and validation together.
+        """
+        if stage == "test":
+            assert self.test_images is not None, "setup() comes first"
+            indices = torch.arange(len(self.test_images.labels))
+        else:
+            indices = self.train_indices if stage == "train" else self.val_indices
+        return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))]
+
     def first_training_images(self, count: int) -> ImageSet:
-        """The first training images, as stored: (N, C, H, W) uint8 on the CPU."""
+        """Some training images of all classes, as stored: (N, C, H, W) uint8 on the CPU."""
         assert self.train_images is not None, "setup() comes first"
-        chosen = self.train_indices[:count].to(self.train_images.images.device)
+        chosen = self.served_order("train")[:count].to(self.train_images.images.device)
         return ImageSet(self.train_images.images[chosen].cpu(), self.train_images.labels[chosen].cpu())
 
     def train_dataloader(self) -> InMemoryLoader | DataLoader:
         # Lightning's own switch for this does not reach a loader that is not torch's.
         same_batches = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return self.loader(self.train_images, self.train_indices, self.batch_size, shuffle=not same_batches)
+        indices = self.served_order("train") if same_batches else self.train_indices
+        loader = self.loader(self.train_images, indices, self.batch_size, shuffle=not same_batches)
+        return self.at_least_one_batch(loader, "train")
 
     def val_dataloader(self) -> InMemoryLoader | DataLoader:
-        return self.loader(self.train_images, self.val_indices, self.eval_batch_size, shuffle=False)
+        loader = self.loader(self.train_images, self.served_order("val"), self.eval_batch_size, shuffle=False)
+        return self.at_least_one_batch(loader, "val")
 
     def test_dataloader(self) -> InMemoryLoader | DataLoader:
-        assert self.test_images is not None
-        indices = torch.arange(len(self.test_images.labels))
-        return self.loader(self.test_images, indices, self.eval_batch_size, shuffle=False)
+        loader = self.loader(self.test_images, self.served_order("test"), self.eval_batch_size, shuffle=False)
+        return self.at_least_one_batch(loader, "test")
+
+    def at_least_one_batch(self, loader: Loader, stage: str) -> Loader:
+        """Have a fraction that leaves less than one batch take one; Lightning, which reads the limit next, raises."""
+        limit = f"limit_{stage}_batches"
+        share = getattr(self.trainer, limit, None)
+        if isinstance(share, float) and 0 < share * len(loader) < 1:
+            setattr(self.trainer, limit, 1)
+        return loader
 
     def loader(
         self, data: ImageSet | None, indices: Tensor, batch_size: int, *, shuffle: bool
@@ -151,6 +247,12 @@ class ImageDataModule(pl.LightningDataModule):
         step = self.trainer.fit_loop.total_batch_idx
         seeds = np.random.SeedSequence((self.seed, self.trainer.global_rank, step + 1))
         return torch.Generator(device).manual_seed(int(seeds.generate_state(1)[0]))
+
+
+@rank_zero_only
+def tell(message: str) -> None:
+    """Print a line, once whatever the number of processes."""
+    print(message, flush=True)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -26,7 +26,7 @@ class TorchvisionMNIST(ImageDataModule):
     def __init__(self, *, dataset: str, root: str, **settings: Any) -> None:
         super().__init__(**settings)
         self.dataset = dataset
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.class_names = tuple(getattr(torchvision.datasets, dataset).classes)
 
     def prepare_data(self) -> None:
