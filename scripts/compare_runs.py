@@ -16,12 +16,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from image_classifier.configuration import PROJECT_ROOT
 from image_classifier.errors import UserError
 from image_classifier.files import write_atomically
 
 # torch and matplotlib are imported for the picture only, after the tables are on the screen.
 
-OUTPUT_DIR = Path(__file__).resolve().parents[1] / "outputs" / "comparisons"
+OUTPUT_DIR = PROJECT_ROOT / "outputs" / "comparisons"
 ABSENT = "-"
 
 
@@ -64,7 +65,7 @@ def compare(directories: Sequence[Path], output: Path | None = None, csv_file: P
         raise UserError(f"expected two runs for a picture of their difference but found {len(directories)}")
     runs = [load_run(directory) for directory in directories]
     settings, metrics = differing_settings(runs), metric_rows(runs)
-    console = Console(markup=False, highlight=False)  # a setting may hold brackets
+    console = Console(markup=False, emoji=False, highlight=False)  # a setting may hold brackets
     print_table(console, "Settings that differ", runs, settings or [("none", *[""] * len(runs))])
     print_table(console, "Metrics", runs, metrics)
     if csv_file is not None:

@@ -54,7 +54,10 @@ def installed_modules() -> set[str]:
 
 
 def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        sys.exit("error: expected git to tell which files are the project's but found none in PATH; install it")
     if done.returncode != 0:
         sys.exit(f"error: `git {' '.join(arguments)}` failed: {done.stderr.strip()}")
     return done.stdout

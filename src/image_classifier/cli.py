@@ -9,29 +9,23 @@ import importlib
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from image_classifier import distributed
 from image_classifier.checks import check_config
+from image_classifier.configuration import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.errors import UserError
 from image_classifier.instantiation import EXECUTION_WHITELIST
+from image_classifier.overrides import prepare
 from image_classifier.sweeps.job import run_job
-from image_classifier.sweeps.jobs import job_directory
-from image_classifier.sweeps.objectives import optuna_direction
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
-CONFIG_DIR = str(PROJECT_ROOT / "configs")
-
-OmegaConf.register_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
-OmegaConf.register_resolver("job_directory", job_directory, replace=True)
-OmegaConf.register_resolver("optuna_direction", optuna_direction, replace=True)
+__all__ = ["CONFIG_DIR", "PROJECT_ROOT", "eval_command", "predict_command", "train_command"]
 
 
 def perform(cfg: DictConfig, work: str) -> Any:
@@ -59,8 +53,12 @@ def perform(cfg: DictConfig, work: str) -> Any:
     try:
         return check_and_work(cfg)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        stop(error)
+
+
+def stop(error: UserError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def call_pipeline(work: str, cfg: DictConfig) -> Any:
@@ -99,7 +97,16 @@ def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> C
         task: What it does with the composed configuration.
         work: Name of the function in `pipeline` that the other ranks call.
     """
-    main = hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)(task)
+    decorate = hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)
+    run_hydra = decorate(task)
+
+    def main() -> None:
+        try:
+            sys.argv[1:] = prepare(sys.argv[1:])
+        except UserError as error:
+            stop(error)
+        run_hydra()
+
     lead_or_follow = distributed.lead_or_follow(main, partial(call_pipeline, work))
 
     def start() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from image_classifier.configuration import sqlite_url
+
 Nested = dict[str, dict[str, float]]  # {predicted: {true: value}}
 
 
@@ -154,7 +156,7 @@ class MLFlowReader(Reader):
         super().__init__(run_dir)
         from mlflow.tracking import MlflowClient
 
-        self.client = MlflowClient(f"sqlite:///{run_dir}/mlruns/mlflow.db")
+        self.client = MlflowClient(sqlite_url(f"{run_dir}/mlruns/mlflow.db"))
         experiment = self.client.get_experiment_by_name("image-classifier")
         (self.run,) = self.client.search_runs([experiment.experiment_id])
 

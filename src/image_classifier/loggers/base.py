@@ -1,6 +1,7 @@
 """What callbacks may ask of any logger. Each logger's own way of doing it stands in its own file."""
 
 import csv
+import hashlib
 import html
 import io
 import re
@@ -169,6 +170,11 @@ def markdown_rows(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     ]
     lines.insert(1, ["---", *["---:"] * (len(header) - 1)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most so many characters; what is cut is replaced by a digest, so that different texts differ."""
+    return text if len(text) <= length else f"{text[: length - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def markdown_cell(value: Any) -> str:

@@ -1,13 +1,16 @@
 """MLflow, by default in a database in the run directory."""
 
+import hashlib
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning.loggers as pl_loggers
 
+from image_classifier.configuration import sqlite_url
 from image_classifier.errors import UserError
 from image_classifier.loggers.base import RunLogger, Table
 
@@ -42,15 +45,19 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
         if tracking_uri is None:
             store = Path(run_dir).resolve() / "mlruns"
             store.mkdir(parents=True, exist_ok=True)
-            tracking_uri = f"sqlite:///{store}/mlflow.db"
+            # Without the driver's name MLflow would make the directories of the URL, encoded as they are.
+            tracking_uri = sqlite_url(f"{store}/mlflow.db").replace("sqlite:", "sqlite+pysqlite:", 1)
             settings.setdefault("artifact_location", (store / "artifacts").as_uri())
         super().__init__(experiment_name=experiment, tracking_uri=tracking_uri, **settings)
         self.status = "success"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        items = list(metrics.items())
+        items = [(acceptable(key), value) for key, value in metrics.items()]
         for start in range(0, len(items), METRICS_A_CALL):
             super().log_metrics(dict(items[start : start + METRICS_A_CALL]), step)
+
+    def log_facts(self, facts: Mapping[str, Any]) -> None:
+        super().log_facts({acceptable(key): value for key, value in facts.items()})
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         for index, image in enumerate(images):
@@ -74,3 +81,9 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
 
     def close(self) -> None:
         super().finalize(self.status)
+
+
+def acceptable(key: str) -> str:
+    """A key as MLflow takes it; what is replaced leaves a digest, so that different keys stay apart."""
+    replaced = re.sub(r"[^A-Za-z0-9_/. -]", "_", key)
+    return key if replaced == key else f"{replaced}.{hashlib.sha256(key.encode()).hexdigest()[:4]}"

@@ -43,8 +43,7 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
 
     def log_facts(self, facts: Mapping[str, Any]) -> None:
         self.facts = dict(facts)
-        rows = "\n".join(f"| {key} | `{value}` |" for key, value in facts.items())
-        self.log_markdown("run", f"| setting | value |\n|---|---|\n{rows}", 0)
+        self.log_rows("run", ["setting", "value"], [[key, str(value)] for key, value in facts.items()], 0)
 
     def log_final_metrics(self, metrics: Mapping[str, float]) -> None:
         """The HParams entry: settings beside final figures."""

@@ -3,6 +3,8 @@
 import contextlib
 import netrc
 import os
+import re
+import shlex
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,8 @@ from urllib.parse import urlsplit
 import pytorch_lightning.loggers as pl_loggers
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from image_classifier.loggers.base import RunLogger, Table
+from image_classifier.errors import UserError
+from image_classifier.loggers.base import RunLogger, Table, shortened
 
 CONNECT_TIMEOUT = 3.0  # seconds to wait for the server before a run goes offline
 FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload when the server has died
@@ -33,7 +36,12 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
     """
 
     def __init__(self, run_dir: str, project: str, mode: Mode = "auto", **settings: Any) -> None:
-        super().__init__(save_dir=run_dir, project=project, **settings)
+        if found := sorted(set("/\\#?%:") & set(project)) or project[128:]:
+            raise UserError(
+                f"expected a W&B project of at most 128 characters without / \\ # ? % : but found {''.join(found)!r} "
+                f"in {project!r}; choose another: logger.wandb.project=NAME"
+            )
+        super().__init__(save_dir=run_dir, project=project, **within_limits(settings))
         del self._wandb_init["anonymous"]  # W&B warns about it, even when it is None
         self.mode: Any = os.environ.get("WANDB_MODE") if mode == "auto" else mode
 
@@ -72,7 +80,8 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if self.mode == "offline":
             directory = Path(self._experiment.dir).parent
-            print(f"W&B logs offline ({reason}). Upload the run later with: wandb sync {directory}", flush=True)
+            command = shlex.join(["wandb", "sync", str(directory)])
+            print(f"W&B logs offline ({reason}). Upload the run later with: {command}", flush=True)
         elif self.mode == "online":
             print(f"W&B run: {self._experiment.url}", flush=True)
 
@@ -111,8 +120,22 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         try:
             self._experiment.finish()
         except Exception as error:  # a dead server must not take the finished training with it
-            print(f"W&B could not finish the upload ({error}); retry with: wandb sync", file=sys.stderr)
+            command = shlex.join(["wandb", "sync", str(Path(self._experiment.dir).parent)])
+            print(f"W&B could not finish the upload ({error}); retry with: {command}", file=sys.stderr)
         self._experiment = None
+
+
+def within_limits(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as W&B takes them: the names of a sweep's jobs are made of overrides, and may be of any length."""
+    fitting = dict(settings)
+    for key in ("name", "group", "job_type", "id"):
+        if settings.get(key) is not None:
+            fitting[key] = shortened(str(settings[key]), 128)
+    if settings.get("id") is not None:
+        fitting["id"] = re.sub(r"[/\\#?%:]", "_", fitting["id"])
+    if settings.get("tags"):
+        fitting["tags"] = [shortened(str(tag), 64) for tag in settings["tags"]]
+    return fitting
 
 
 def why_offline() -> str:

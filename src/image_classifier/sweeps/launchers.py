@@ -3,6 +3,8 @@
 The plug-in's own launchers raise as soon as one job was killed, and forget the jobs that still run.
 """
 
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,15 @@ class PatientLauncher(BaseSubmititLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         import submitit
 
+        assert self.config is not None
+        folder = str(self.config.hydra.launcher.submitit_folder)
+        if found := re.search(r"%[^%]", folder.removesuffix("/%j")):
+            print(
+                "error: expected a sweep directory without % because submitit replaces "
+                f"{found.group()} in it but found {self.config.hydra.sweep.dir}; choose another: hydra.sweep.dir=DIR",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         launcher = self
 
         class PatientExecutor(submitit.AutoExecutor):

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from image_classifier.files import write_atomically
+from image_classifier.overrides import quoted
+from image_classifier.provenance import command_of_job
 from image_classifier.sweeps.job import JobError
 from image_classifier.sweeps.jobs import Job, jobs_of
 from image_classifier.sweeps.objectives import objectives
@@ -41,13 +43,13 @@ class SweepReport(Callback):
         goals = objectives(config)
         ranked = rank_jobs(jobs, goals)
         write_report(sweep_dir, ranked, goals)
-        command = f"python {config.hydra.job.config_name}.py"
-        print_report(sweep_dir, ranked, goals, command)
+        print_report(sweep_dir, ranked, goals, config.hydra.job.config_name)
         undone = [job for job in jobs if not job.done]
         if undone:
+            again = shlex.quote(quoted("hydra.sweep.dir", str(sweep_dir.absolute())))
             print(
-                f"{len(undone)} of {len(jobs)} jobs did not finish. The same command with "
-                f"{shlex.quote(f'hydra.sweep.dir={sweep_dir}')} runs these again, and only these.",
+                f"{len(undone)} of {len(jobs)} jobs did not finish. The same command with {again} runs these again, "
+                "and only these.",
                 file=sys.stderr,
             )
             if isinstance(sys.exc_info()[1], JobError | None):
@@ -67,7 +69,7 @@ def write_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str]) -> N
         draw_sweep(jobs, settings, goals).savefig(sweep_dir / "sweep_summary.png")
 
 
-def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], command: str) -> None:
+def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], config_name: str) -> None:
     rows = table_rows(ranked, goals)
     wide = ("reason", "overrides")
     columns = [column for column in zip(*rows, strict=True) if column[0] not in wide and any(column[1:])]
@@ -77,15 +79,14 @@ def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], comm
         table.add_column(heading, overflow="fold")
     for row in cells:
         table.add_row(*row)
-    console = Console(highlight=False, soft_wrap=True)
-    Console().print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)  # a setting may hold brackets
     for _, job in ranked:
         if job.reason:
-            console.print(f"Job {job.directory.name} {job.state}: {job.reason}", markup=False)
+            print(f"Job {job.directory.name} {job.state}: {job.reason}")
     best = [job for rank, job in ranked if rank == 1]
     for job in best[:COMMANDS_SHOWN]:
-        console.print(f"Repeat job {job.directory.name}: {command} {shlex.join(job.overrides)}", markup=False)
-    console.print(f"Table and picture: {sweep_dir}/sweep_summary.md, .csv, .png", markup=False)
+        print(f"Repeat job {job.directory.name}: {command_of_job(config_name, job.overrides)}")
+    print(f"Table and picture: {sweep_dir}/sweep_summary.md, .csv, .png")
 
 
 def shorten(headings: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """An Optuna study that survives being killed, and its pictures."""
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import optuna
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import InterpolationResolutionError
 from optuna.study import Study
 from optuna.trial import TrialState
 
@@ -22,8 +24,11 @@ class OptunaStudy(Callback):
     """Hydra callback; in `configs/sweep/optuna.yaml`."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # SQLite makes no directories
-        study = existing_study(config)
+        try:
+            study = existing_study(config)
+        except InterpolationResolutionError as error:  # the URL cannot be made
+            print(f"error: {str(error).partition('interpolation: ')[2].splitlines()[0]}", file=sys.stderr)
+            sys.exit(2)
         if study is None:
             return
         repeat_interrupted_trials(study)
@@ -35,6 +40,8 @@ class OptunaStudy(Callback):
         print(f"The study has {len(done)} trials; {config.hydra.sweeper.n_trials} are left to run", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if isinstance(sys.exc_info()[1], SystemExit):
+            return  # the sweep never started
         study = existing_study(config)
         if study is not None:
             save_pictures(study, list(objectives(config)), Path(config.hydra.sweep.dir))
