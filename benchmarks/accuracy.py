@@ -9,6 +9,9 @@ The unit of time is the epoch of a bare PyTorch loop: the MLP at batch 128, on t
 KERAS_PYTHON=<a Python with tensorflow> compares keras_tutorial with Keras itself (benchmarks/keras_loop.py).
 """
 
+from common import RESULTS, Row, describe, ratio, seconds, write_results
+
+# isort: split
 import json
 import os
 import statistics
@@ -17,7 +20,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import RESULTS, Row, describe, ratio, seconds, write_results
 from epoch import BareLoop
 from hydra import compose, initialize_config_dir
 
@@ -28,12 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 ACCURACY_TARGETS = {"default": 92.5, "keras_tutorial": 86.7, "best_cpu": 94.0, "best_gpu": 96.7}  # percent, mean
 MINUTES = {"best_cpu": 30, "best_gpu": None}  # a run may take
 EPOCHS_OF_KERAS = 5
+SETTINGS = {"default": [], "keras_tutorial": ["trainer.precision=32-true"]}  # Keras computes in float32
 
 
 def bare_loop(*overrides: str) -> BareLoop:
-    """The bare loop over the network, images and optimizer that these overrides choose."""
-    with initialize_config_dir(CONFIG_DIR):
-        cfg = compose("train", overrides=[*overrides, "paths.run_dir=/nowhere"])
+    """The bare loop over the network, images and optimizer that these overrides choose, in the pipeline's precision."""
+    with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
+        cfg = compose("train", overrides=[*overrides, "trainer=cpu", f"paths.run_dir={directory}"])
+        pipeline.prepare_run(cfg, Path(directory))
     datamodule = pipeline.make_datamodule(cfg)
     datamodule.setup("fit")
     return BareLoop(cfg, datamodule)
@@ -45,6 +49,7 @@ def train(recipe: str, seed: int) -> tuple[float, float, int]:
         overrides = [f"seed={seed}", f"hydra.run.dir={directory}/run"]
         if recipe != "default":
             overrides.append(f"experiment={recipe}")
+        overrides += SETTINGS.get(recipe, [])
         command = [sys.executable, "train.py", *overrides]
         wall = seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
         metrics = json.loads((Path(directory) / "run" / "metrics.json").read_text())
@@ -65,7 +70,7 @@ def measure(recipe: str, seeds: int) -> list[Row]:
     if recipe == "default":
         bare = bare_loop("model=mlp", "data.batch_size=128", "data.augmentation=null")
         unit = statistics.median(seconds(bare.epoch) for _ in range(5))
-        note = f"{describe(wall)} against {describe(unit)}"
+        note = f"{bare.precision}: {describe(wall)} against {describe(unit)}"
         question = "default: wall time, start-up included, in epochs of a bare loop over the MLP at batch 128"
         rows.append(Row(question, wall / unit, "epochs", 40, samples=seeds, note=note))
     elif recipe == "keras_tutorial":
@@ -79,16 +84,16 @@ def measure(recipe: str, seeds: int) -> list[Row]:
 
 def tutorial_rows(walls: tuple[float, ...]) -> list[Row]:
     """The Keras tutorial's experiment against the bare loop, and against Keras where there is one."""
-    loop = bare_loop("experiment=keras_tutorial")
+    loop = bare_loop("experiment=keras_tutorial", *SETTINGS["keras_tutorial"])
     bare = [seconds(lambda: [loop.epoch() for _ in range(EPOCHS_OF_KERAS)]) for _ in walls]
     value, note = ratio(list(zip(walls, bare, strict=True)))
     question = "keras_tutorial: wall time, start-up included, against a bare loop of as many epochs at batch 32"
-    rows = [Row(question, value, "x", None, samples=len(walls), note=note)]
+    rows = [Row(question, value, "x", None, samples=len(walls), note=f"{loop.precision}: {note}")]
     question = "keras_tutorial: wall time, start-up included, against Keras"
     if keras := os.environ.get("KERAS_PYTHON"):
         command = [keras, str(Path(__file__).parent / "keras_loop.py"), str(ROOT / "data")]
         theirs = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
-        note = f"{describe(statistics.median(walls))} against {describe(theirs)}"
+        note = f"{loop.precision}: {describe(statistics.median(walls))} against {describe(theirs)}"
         rows.append(Row(question, statistics.median(walls) / theirs, "x", 0.333, samples=1, note=note))
     else:
         rows.append(Row(question, None, "x", 0.333, samples=0, note="KERAS_PYTHON is not set"))

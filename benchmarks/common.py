@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from image_classifier.threads import settle_waiting
+
+settle_waiting()  # as the commands do; read when torch is loaded, so benchmarks import this file before it
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "tensorboard", "matplotlib")
 

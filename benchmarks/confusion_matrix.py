@@ -3,6 +3,9 @@
 python benchmarks/confusion_matrix.py
 """
 
+from common import Row, alternate, ratio, seconds, write_results
+
+# isort: split
 import statistics
 import tempfile
 import time
@@ -12,7 +15,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from common import Row, alternate, ratio, seconds, write_results
 from hydra import compose, initialize_config_dir
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

@@ -2,10 +2,13 @@
 
 python benchmarks/epoch.py
 
-Both train the same network on the same images with the same batch size and precision, alternating epoch by epoch
-within one fit, so that whatever else the machine does hits both.
+Both train the same network on the same images with the same batch size, augmentation, precision and threads,
+alternating epoch by epoch within one fit, so that whatever else the machine does hits both.
 """
 
+from common import Row, ratio, write_results
+
+# isort: split
 import statistics
 import sys
 import tempfile
@@ -17,7 +20,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from common import Row, ratio, write_results
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -29,6 +31,7 @@ from image_classifier.data.synthetic import generate_images
 EPOCHS = 6  # the first one warms up both
 GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs
 CASES = (("mlp", 128, 1.2), ("mlp", 512, 1.1), ("cnn", 128, 1.05))
+MIXED = {"bf16-mixed": torch.bfloat16}  # of the processor, on which both run
 TO_THE_END = ("callbacks.early_stopping=null",)
 LIGHTNING_ALONE = (
     *("callbacks=none", "logger=none", "confusion_matrix=none", "trainer.limit_val_batches=0"),
@@ -39,13 +42,17 @@ LIGHTNING_ALONE = (
 class BareLoop:
     """What the pipeline is measured against: the least that trains this network on these images."""
 
-    def __init__(self, cfg, datamodule: ImageDataModule) -> None:
+    def __init__(self, cfg: DictConfig, datamodule: ImageDataModule) -> None:
         self.datamodule = datamodule
+        self.precision = cfg.trainer.precision  # settled by `prepare_run`
         self.batch_size = cfg.data.batch_size
         model = pipeline.make_model(cfg, datamodule)
         self.net = model.net
         self.channels_last = model.channels_last
         self.label_smoothing = model.label_smoothing
+        self.dtype = MIXED.get(self.precision)
+        if self.dtype is None and self.precision != "32-true":
+            raise ValueError(f"expected one of 32-true, {', '.join(MIXED)} but found {self.precision}")
         self.optimizer = model.make_optimizer(self.net.parameters())
 
     def epoch(self) -> None:
@@ -61,7 +68,8 @@ class BareLoop:
             pictures = normalize(pictures, self.datamodule.mean, self.datamodule.std)
             if self.channels_last:
                 pictures = pictures.contiguous(memory_format=torch.channels_last)
-            loss = F.cross_entropy(self.net(pictures), labels[batch], label_smoothing=self.label_smoothing)
+            with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
+                loss = F.cross_entropy(self.net(pictures), labels[batch], label_smoothing=self.label_smoothing)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -110,7 +118,7 @@ class EpochTimer(pl.Callback):
 def fit(make_callback: Callable[[DictConfig, ImageDataModule], pl.Callback], *overrides: str) -> pl.Callback:
     """Train as `train.py` does, with one more callback, which comes first."""
     with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
-        cfg = compose("train", overrides=[*overrides, f"paths.run_dir={directory}"])
+        cfg = compose("train", overrides=[*overrides, "trainer=cpu", f"paths.run_dir={directory}"])
         pipeline.prepare_run(cfg, Path(directory))
         datamodule = pipeline.make_datamodule(cfg)
         loggers = pipeline.make_loggers(cfg)
@@ -133,6 +141,7 @@ def against_bare_loop(
     assert isinstance(callback, Alternate)
     value, note = ratio(callback.pairs[1:])
     question = f"epoch of {model} at batch {batch_size}: {what} against bare loop"
+    note = f"{callback.bare.precision}, {torch.get_num_threads()} threads: {note}"
     return Row(question, value, "x", target, samples=epochs - 1, note=note)
 
 

@@ -3,11 +3,13 @@
 python benchmarks/loader.py
 """
 
+from common import Row, alternate, seconds, write_results
+
+# isort: split
 import statistics
 from collections.abc import Iterable
 
 import torch
-from common import Row, alternate, seconds, write_results
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets
 from torchvision.transforms import v2

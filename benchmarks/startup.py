@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from common import Row, alternate, write_results
 
@@ -29,13 +30,48 @@ pl.LightningModule.on_train_batch_end = lambda *arguments: os._exit(0)
 sys.argv = ["train.py", *sys.argv[1:]]
 cli.train_command()
 """
-# Not `resource`, whose peak begins with that of the process that started this one.
-PEAK = "from pathlib import Path; print('peak', Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+# Writes its peak of memory in KiB to the file that is named first. Not by `resource`, whose peak begins with that of
+# the process that started this one.
+PEAK = """
+from pathlib import Path
+Path(results).write_text(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])
+"""
+# Runs a multirun, and writes a list to the file that is named first: of each job start, end, seconds of its fit, MiB.
+JOBS = """
+import json, os, sys, time
+from pathlib import Path
+from image_classifier import cli
+results = sys.argv.pop(1)
+pipeline = cli.import_pipeline()
+train = pipeline.train
+jobs = []
+def timed(cfg):
+    start = time.perf_counter()
+    result = train(cfg)
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    fit = json.loads((Path(cfg.paths.run_dir) / 'metrics.json').read_text())['fit_seconds']
+    jobs.append((start, time.perf_counter(), fit, pages * os.sysconf('SC_PAGE_SIZE') / 2**20))
+    return result
+pipeline.train = timed
+sys.argv[0] = 'train.py'
+cli.train_command()
+Path(results).write_text(json.dumps(jobs))
+"""
 
 
-def run(*command: str) -> str:
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT)
-    return done.stdout + done.stderr
+def run(*command: str) -> None:
+    subprocess.run([sys.executable, *command], capture_output=True, cwd=ROOT)
+
+
+def results(code: str, *arguments: str) -> Any:
+    """Run code in a process of its own that writes its results to the file named by its first argument."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "results.json"
+        command = [sys.executable, "-c", code, str(path), *arguments]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        if not path.exists():
+            raise RuntimeError(f"{arguments} ended with status {done.returncode} and without results:\n{done.stderr}")
+        return json.loads(path.read_text())
 
 
 def start_up(pairs: int) -> list[Row]:
@@ -53,31 +89,12 @@ def start_up(pairs: int) -> list[Row]:
 
 def multirun(jobs: int) -> list[Row]:
     """Wall time of a multirun beyond the sum of its fit times, and growth of its memory."""
-    probe = (
-        "import json, os, resource, sys, time\n"
-        "from pathlib import Path\n"
-        "from image_classifier import cli\n"
-        "pipeline = cli.import_pipeline()\n"
-        "train = pipeline.train\n"
-        "marks = []\n"
-        "def timed(cfg):\n"
-        "    start = time.perf_counter(); result = train(cfg)\n"
-        "    pages = int(Path('/proc/self/statm').read_text().split()[1])\n"
-        "    fit = json.loads((Path(cfg.paths.run_dir) / 'metrics.json').read_text())['fit_seconds']\n"
-        "    marks.append((start, time.perf_counter(), fit, pages * os.sysconf('SC_PAGE_SIZE') / 2**20))\n"
-        "    return result\n"
-        "pipeline.train = timed\n"
-        "sys.argv = ['train.py', *sys.argv[1:]]\n"
-        "cli.train_command()\n"
-        "print('MARKS' + json.dumps(marks))\n"
-    )
     with tempfile.TemporaryDirectory() as directory:
         seeds = ",".join(map(str, range(jobs)))
-        output = run(
-            "-c", probe, "-m", f"seed={seeds}", "data=synthetic", "model=mlp", "trainer.max_epochs=1",
+        marks = results(
+            JOBS, "-m", f"seed={seeds}", "data=synthetic", "model=mlp", "trainer.max_epochs=1",
             "callbacks.progress_bar=null", "callbacks.model_summary=null", f"hydra.sweep.dir={directory}",
         )  # fmt: skip
-    marks = json.loads(output.split("MARKS")[1])
     first, last = marks[0], marks[min(9, jobs - 1)]
     extra = (last[1] - first[0] - sum(mark[2] for mark in marks[:10])) / min(10, jobs)
     growth = marks[-1][3] - marks[2][3]
@@ -100,14 +117,12 @@ def multirun(jobs: int) -> list[Row]:
 
 
 def peak_memory() -> list[Row]:
-    def peak(output: str) -> float:
-        return int(output.split("peak ")[1].split()[0]) / 1024
-
     data_mebibytes = 70_000 * (28 * 28 + 8) / 2**20
-    bare = peak(run("-c", f"{IMPORTS}; {PEAK}"))
+    take = "import sys; results = sys.argv.pop(1)"
+    bare = results(f"{take}; {IMPORTS}{PEAK}") / 1024
     with tempfile.TemporaryDirectory() as directory:
-        code = f"from image_classifier.cli import train_command; train_command(); {PEAK}"
-        ours = peak(run("-c", code, "trainer.max_epochs=1", f"hydra.run.dir={directory}/run"))
+        code = f"{take}; from image_classifier.cli import train_command; train_command(){PEAK}"
+        ours = results(code, "trainer.max_epochs=1", f"hydra.run.dir={directory}/run") / 1024
     note = f"{ours:.0f} MiB against {bare:.0f} MiB + {data_mebibytes:.0f} MiB"
     return [
         Row(

@@ -1,0 +1,19 @@
+"""How the threads of a processor wait for each other. Imports nothing, for it must come before torch."""
+
+import os
+
+# What a user may have said about it; KMP_* is read by Intel's OpenMP, the others by GNU's, which torch brings on Linux.
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+SPINS = 1000  # about 20 microseconds, of the 300,000 that are the library's own default; benchmarks/side_by_side.py
+
+
+def settle_waiting() -> None:
+    """Let threads that wait give the processor up soon, unless the user has said how they wait.
+
+    OpenMP's threads meet many times in a step. By default the first ones there keep their processors busy for
+    milliseconds, and when the others' are taken by another training it is that training that is kept waiting.
+
+    The environment is read when the library is loaded, and inherited by the processes that are started later.
+    """
+    if not any(os.environ.get(name) for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
