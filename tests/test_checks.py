@@ -11,7 +11,9 @@ from image_classifier.errors import UserError
 
 WRONG: dict[str, list[Any]] = {
     "seed": [-1, 2**32, 1.5, "one", True],
-    "monitor.metric": [3, True],
+    "monitor.metric": [3, True, "acc", "train/loss"],
+    "trainer.max_epochs": [0, -2, 1.5, "many", True],
+    "trainer.barebones": [True],
     "monitor.mode": ["maximum", "MAX"],
     "data.num_classes": [1, 0, 2.5],
     "data.imbalance": [0.5, -1, "much"],

@@ -152,6 +152,8 @@ def load_model(checkpoint: dict[str, Any]) -> Classifier:
         weights_follow = accepted(network, {"load_weights": False})
         made = build({**net, **weights_follow}, **network_arguments(network, recipe))
         model = build(settings, net=made, recipe=recipe)
+        if not isinstance(model, Classifier):
+            raise TypeError(f"{type(model).__name__} is no model")
         model.load_state_dict(checkpoint["state_dict"])
     except (KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError) as error:
         raise misfit("model", error) from error
@@ -164,7 +166,10 @@ def load_datamodule(checkpoint: dict[str, Any]) -> ImageDataModule:
     if data.get("root") is not None:
         data["root"] = str(PROJECT_ROOT / data["root"])  # an absolute root stays itself
     try:
-        return build(data)
+        datamodule = build(data)
+        if not isinstance(datamodule, ImageDataModule):
+            raise TypeError(f"{type(datamodule).__name__} is no data set")
+        return datamodule
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise misfit("data", error) from error
 

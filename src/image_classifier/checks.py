@@ -165,11 +165,11 @@ def check_together(cfg: DictConfig) -> None:
     Raises:
         UserError: Two of them do.
     """
-    goals = dict(cfg.get("objectives") or {})
-    if cfg.get("monitor"):
-        goals[cfg.monitor.metric] = cfg.monitor.mode
-    for name, mode in goals.items():
-        known, setting = metric_mode(name), "objectives" if name in (cfg.get("objectives") or {}) else "monitor.mode"
+    goals = [("objectives", name, mode) for name, mode in (cfg.get("objectives") or {}).items()]
+    if OmegaConf.select(cfg, "monitor.metric"):
+        goals.append(("monitor.mode", cfg.monitor.metric, cfg.monitor.get("mode")))
+    for setting, name, mode in goals:
+        known = metric_mode(name)
         if mode is None:
             raise UserError(
                 f"expected monitor.mode to be max or min for monitor.metric={name}, whose name does not tell which is "

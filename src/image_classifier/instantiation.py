@@ -1,5 +1,6 @@
 """Making objects from configuration. Imports no torch: the command line reads the whitelist before anything else."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,10 +35,13 @@ def make(config: Any, trusted: Iterable[str] = (), **arguments: Any) -> Any:
         arguments: Further arguments.
 
     Raises:
-        UserError: What is to be called is not allowed, does not exist, or refuses its arguments with a UserError.
+        UserError: What is to be called is not allowed, does not exist, or refuses its arguments. With the variable
+            HYDRA_FULL_ERROR set, the refusal comes with its traceback.
     """
     try:
-        return instantiate(config, _execution_whitelist_=(*EXECUTION_WHITELIST, *trusted), **arguments)
+        # Plain containers: an omegaconf list in the state of an optimizer or callback could not be loaded again.
+        whitelist = (*EXECUTION_WHITELIST, *trusted)
+        return instantiate(config, _convert_="all", _execution_whitelist_=whitelist, **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):  # a mistake of the user's found by what was called
             raise error.__cause__ from None
@@ -54,6 +58,15 @@ def make(config: Any, trusted: Iterable[str] = (), **arguments: Any) -> Any:
                 f"{last_reason(error.__cause__)}"
             ) from None
         raise
+    except Exception as error:
+        refused = isinstance(error, TypeError | ValueError) or type(error).__name__ == "MisconfigurationException"
+        if not refused or os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        reason = " ".join(str(error).partition("full_key:")[0].split())
+        raise UserError(
+            f"expected settings that {config['_target_']} takes but found that it refuses them: {reason} "
+            "(HYDRA_FULL_ERROR=1 shows where)"
+        ) from error
 
 
 def last_reason(error: BaseException) -> str:

@@ -10,7 +10,7 @@ MORE_IS_BETTER = {
 
 
 def metric_mode(name: str | None) -> str | None:
-    """"max" or "min" for a metric such as "val/macro_f1", or None when its name does not tell."""
+    """ "max" or "min" for a metric such as "val/macro_f1", or None when its name does not tell."""
     words = set(re.split(r"[^a-z0-9]+", str(name).rpartition("/")[2].lower()))
     less, more = bool(words & LESS_IS_BETTER), bool(words & MORE_IS_BETTER)
     if less == more:

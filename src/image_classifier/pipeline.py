@@ -368,7 +368,7 @@ def fastest_precision(accelerator: str) -> str:
 def run_facts(cfg: DictConfig, model: Classifier) -> dict[str, Any]:
     """Settings under flat keys, parameter count, git commit and command line."""
     return {
-        **flatten(OmegaConf.to_container(cfg, resolve=True)),
+        **flatten(cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "git_commit": git_commit(),
         "command": command_line(),

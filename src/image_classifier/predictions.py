@@ -53,8 +53,7 @@ class PictureBatches:
         self.paths = paths
         self.recipe = recipe
         self.batch_size = batch_size
-        channels, height, width = recipe["image_shape"]
-        self.form = PictureForm(channels, height, width, recipe["data"].get("fit", "crop"))
+        self.form = PictureForm.from_recipe(recipe)
         self.read: list[Path] = []
         self.unreadable: list[Path] = []
 
@@ -102,7 +101,7 @@ def report(batches: Sequence[Tensor], pictures: PictureBatches, output: Path) ->
         table.add_row(*row[:3])
     if len(rows) > ROWS_SHOWN:
         table.add_row("...", "", "")
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(f"All predictions: {output}", soft_wrap=True, highlight=False)
     if pictures.unreadable:

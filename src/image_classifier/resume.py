@@ -28,20 +28,23 @@ def check_resumable(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
     recipe = checkpoint["recipe"]
     wanted = recipe_settings(OmegaConf.to_container(cfg, resolve=True))
     changes = differences(recipe_settings(recipe), wanted)
-    refused = [key for key in changes if within(key, FIXED) or (within(key, ("seed", "data")) and not within(key, FREE))]
+    refused = [
+        key for key in changes if within(key, FIXED) or (within(key, ("seed", "data")) and not within(key, FREE))
+    ]
     if "seed" in refused:
         refused = [key for key in refused if key != "data.seed"]  # the same setting, said once
     if refused:
         raise UserError(
-            f"expected to go on with {listed((key, changes[key][0]) for key in refused)} as {cfg.ckpt_path} was trained "
-            f"but found {listed((key, changes[key][1]) for key in refused)}; "
+            f"expected to go on with {listed((key, changes[key][0]) for key in refused)} as {cfg.ckpt_path} was "
+            f"trained but found {listed((key, changes[key][1]) for key in refused)}; "
             "repeat the overrides of the first run (its config.yaml has them), or start a new run"
         )
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     epochs = cfg.trainer.max_epochs
     if epochs is not None and 0 <= epochs < done:
         raise UserError(
-            f"expected trainer.max_epochs to be at least {done}, the epochs that {cfg.ckpt_path} has, but found {epochs}"
+            f"expected trainer.max_epochs to be at least {done}, the epochs that {cfg.ckpt_path} has, "
+            f"but found {epochs}"
         )
     if told := [key for key in changes if key != "data.root"]:
         was = ", ".join(f"{key}={changes[key][1]} (was {changes[key][0]})" for key in told)

@@ -127,7 +127,7 @@ class ConfusionMatrixCallback(pl.Callback):
         if len(cells) < len(names) ** 2 and self.forms != ("image",):
             self.say(
                 f"{len(names)} x {len(names)} cells are more than confusion_matrix.max_cells={self.max_cells}; "
-                f"scalar and table hold the diagonal and the {self.top_confusions} confusions that are largest at first, "
+                f"scalar and table hold the diagonal and the {self.top_confusions} largest confusions at first, "
                 f"chart the {CHART_CLASSES} most confused classes"
             )
         scalars = matrix.per_class_scalars(counts, names, stage)
@@ -186,12 +186,17 @@ class ConfusionMatrixCallback(pl.Callback):
         counts = self.matrices.get("val")
         if counts is not None and counts.sum() < 2**31:
             counts = counts.int()
-        return {"counts": counts, "cells": {stage: [list(cell) for cell in cells] for stage, cells in self.cells.items()}}
+        return {
+            "counts": counts,
+            "cells": {stage: [list(cell) for cell in cells] for stage, cells in self.cells.items()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["counts"] is not None:
             self.matrices["val"] = state_dict["counts"].long()
-        self.cells = {stage: [(true, predicted) for true, predicted in cells] for stage, cells in state_dict["cells"].items()}
+        self.cells = {
+            stage: [(true, predicted) for true, predicted in cells] for stage, cells in state_dict["cells"].items()
+        }
 
     def save_counts_of(self, checkpoint: dict[str, Any], trainer: pl.Trainer) -> None:
         """Write `val.csv` from a checkpoint: the best one may be from before a resume."""

@@ -21,6 +21,6 @@ def check_finite(trainer: pl.Trainer, name: str) -> None:
     value = float(trainer.callback_metrics.get(name, 0.0))
     if not math.isfinite(value):
         raise UserError(
-            f"expected a finite loss but found {name}={value} in epoch {trainer.current_epoch}; "
+            f"expected a finite loss but found {name}={value} in epoch {trainer.current_epoch + 1}; "
             "try a lower model.optimizer.lr, or trainer.gradient_clip_val=1.0"
         )

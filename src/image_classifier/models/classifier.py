@@ -131,7 +131,7 @@ class Classifier(QuickAttributes):
 
     def as_input(self, images: Tensor) -> Tensor:
         """Images in the memory order and, under trainer.precision=*-true, in the number format of the network."""
-        images = images.to(self.dtype)  # type: ignore[arg-type]
+        images = images.to(self.dtype)
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -167,7 +167,9 @@ class Classifier(QuickAttributes):
 
     def on_train_epoch_end(self) -> None:
         self.count_training_steps()
-        self.log_totals("train")
+        # With trainer.max_steps Lightning ends an epoch once more when it resumes from its end: no batch, no metric.
+        if self.totals["train"].update_called:
+            self.log_totals("train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> EvaluationOutput:
         return self.evaluation_step("val", batch, batch_idx)
@@ -225,7 +227,10 @@ class Classifier(QuickAttributes):
                 )
         if not images.isfinite().all():
             return "the images themselves are not finite; look at data.mean and data.std"
-        return "numbers overflowed inside the network; try trainer.precision=32-true"
+        return (
+            "numbers overflowed inside the network; try trainer.precision=32-true, "
+            "or train with a lower model.optimizer.lr or trainer.gradient_clip_val=1.0"
+        )
 
     def start_totals(self, stage: str) -> None:
         self.totals[stage] = LossAndAccuracy(self.ignore_index).to(self.device)
@@ -270,12 +275,10 @@ class Classifier(QuickAttributes):
         trainer = self.trainer
         if trainer.limit_train_batches == 0:
             return Span(1, 1)
-        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs
-        if epochs in (None, -1):
-            trainer.fit_loop.setup_data()  # to know the number of batches
-            steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-            epochs = math.ceil(steps / steps_per_epoch) if steps != math.inf else math.inf
-        self.span = Span(steps, epochs)  # type: ignore[arg-type]
+        steps = trainer.estimated_stepping_batches
+        trainer.fit_loop.setup_data()  # which knows the number of batches; done already but for endless epochs
+        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        self.span = Span(steps, steps_per_epoch)
         return self.span
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -302,7 +305,7 @@ class Classifier(QuickAttributes):
             optimizer = self.trainer.optimizers[0]
             same_rate = (saved.get("optimizer") or {}).get("lr") == (today.get("optimizer") or {}).get("lr")
             old = configs[0].scheduler if configs else None
-            advanced = {"step": self.trainer.global_step, "epoch": self.trainer.current_epoch}
+            advanced = {"step": self.steps_in_todays_terms(resumed["span"]), "epoch": self.trainer.current_epoch}
             schedule = refit(
                 optimizer,
                 self.new_optimizer(),
@@ -318,6 +321,13 @@ class Classifier(QuickAttributes):
         elif resumed["plateau_due"] and configs and isinstance(configs[0].scheduler, ReduceLROnPlateau):
             # The checkpoint was written between the validation and the look at it.
             configs[0].scheduler.step(resumed["metrics"][self.monitor])
+
+    def steps_in_todays_terms(self, saved_span: list[int] | None) -> int:
+        """Optimizer steps so far, had the epochs always had as many as they have now: another batch size changes it."""
+        steps = self.trainer.global_step
+        if saved_span is None or self.span is None:
+            return steps
+        return round(steps * self.span.steps_per_epoch / saved_span[1])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["recipe"] = self.recipe

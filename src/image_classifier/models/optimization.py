@@ -1,13 +1,14 @@
 """Optimizers and schedulers from their factories: what a factory leaves open is filled in from the training."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
+from torch.optim import Optimizer, SparseAdam
+from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from image_classifier.errors import UserError
 
@@ -19,11 +20,11 @@ class Span(NamedTuple):
     """How long a training is."""
 
     steps: float  # optimizer steps; inf when only the clock ends it
-    epochs: float  # the same in epochs
+    steps_per_epoch: int
 
     @property
-    def steps_per_epoch(self) -> int:
-        return max(1, round(self.steps / max(self.epochs, 1)))
+    def epochs(self) -> float:
+        return self.steps if self.steps == math.inf else math.ceil(self.steps / self.steps_per_epoch)
 
 
 class Schedule(NamedTuple):
@@ -42,6 +43,8 @@ def make_optimizer(factory: Callable[..., Optimizer], parameters: Iterable[Tenso
     """
     given = getattr(factory, "keywords", {})
     fusible = "fused" in parameters_of(factory) and not any(given.get(name) for name in ("foreach", "differentiable"))
+    if getattr(factory, "func", factory) is SparseAdam:
+        raise UserError("expected model.optimizer to take dense gradients but found SparseAdam; use torch.optim.Adam")
     try:
         return factory(parameters, **({"fused": True} if fused and fusible and "fused" not in given else {}))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -60,7 +63,7 @@ def make_schedule(
     """Call the factory with what it leaves open: the length, the highest rate, what a plateau is a plateau of.
 
     Args:
-        factory: A scheduler's class or a partial of it; for SequentialLR and ChainedScheduler `schedulers` are factories.
+        factory: A scheduler class or a partial of it; `schedulers` of SequentialLR and ChainedScheduler are factories.
         optimizer: With its initial learning rates.
         span: Length of the training; asked only where it is needed.
         mode: "max" or "min", the better direction of the monitored metric; None when it is not known.
@@ -78,7 +81,7 @@ def make_schedule(
 
     def length() -> int:
         whole = span().steps if interval == "step" else span().epochs
-        if whole == float("inf"):
+        if whole == math.inf:
             raise UserError(
                 f"expected a training of known length for {name_of(factory)} but found none; "
                 "set trainer.max_epochs or trainer.max_steps"
@@ -160,6 +163,8 @@ def refit(
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     for group, today in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+        for name in set(group) - {"params"}:  # also what the old scheduler left there, such as initial_lr
+            del group[name]
         group.update({name: value for name, value in today.items() if name != "params"})
     schedule = make(optimizer)
     if schedule is None:
