@@ -75,6 +75,7 @@ def test_resumed_run_ends_where_the_straight_run_ended(train: Callable[..., Path
         *PLAIN,
         "trainer.max_epochs=3",
         "data.batch_size=16",
+        "data.mirror=true",  # for the sake of the flips
         "data.augmentation={_target_: image_classifier.data.augment.Augmentation, flip: 0.5, shift: 1}",
         "+callbacks.last_checkpoint.every_n_train_steps=1",
         "+callbacks.last_checkpoint.save_top_k=-1",

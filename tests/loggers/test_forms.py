@@ -105,7 +105,7 @@ def test_scalars_are_the_cells(everything: Run, stage: str) -> None:
 @pytest.mark.parametrize(("infix", "mode"), [("", "none"), ("_normalized_true", "true")])
 def test_picture_is_that_of_the_matrix(everything: Run, stage: str, infix: str, mode: str) -> None:
     counts = everything.expected[stage]
-    epoch = "val, epoch 1" if stage == "val" else "test"
+    epoch = "val, epoch 2" if stage == "val" else "test"
     title = f"{epoch}, accuracy {counts.trace() / counts.sum():.2%}"
     expected = draw_confusion_matrix(torch.from_numpy(counts), NAMES, mode, title)  # type: ignore[arg-type]
     written = everything.reader.image(f"confusion_matrix{infix}/{stage}", everything.step)
@@ -129,7 +129,7 @@ def test_table_has_epoch_and_accuracy_beside_it(run_with: Callable[..., Run]) ->
         counts = run.expected["val"]
         accuracy = counts.trace() / counts.sum()
         beside = run.reader.beside("confusion_matrix_table/val", run.step)
-        assert beside == {"epoch": 1, "acc": pytest.approx(accuracy, rel=1e-4)}, logger
+        assert beside == {"epoch": 2, "acc": pytest.approx(accuracy, rel=1e-4)}, logger
 
 
 @pytest.mark.parametrize("logger", LOGGERS)

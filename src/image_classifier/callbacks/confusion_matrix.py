@@ -138,10 +138,10 @@ class ConfusionMatrixCallback(pl.Callback):
                 scalars |= matrix.cell_scalars(values, names, f"confusion_matrix{infix}/{stage}", cells)
             if "table" in self.forms:
                 table = matrix.nested_table(values, names, cells)
-                beside = {"epoch": trainer.current_epoch, "acc": accuracy}
+                beside = {"epoch": epoch_number(trainer), "acc": accuracy}
                 log_matrix(trainer, f"confusion_matrix_table{infix}/{stage}", table, beside, step)
         log_scalars(trainer, scalars, step)
-        title = f"{stage}, epoch {trainer.current_epoch + 1}" if stage == "val" else stage
+        title = f"{stage}, epoch {epoch_number(trainer)}" if stage == "val" else stage
         self.publish_pictures(stage, trainer, counts, f"{title}, accuracy {accuracy:.2%}")
 
     def publish_pictures(self, stage: str, trainer: pl.Trainer, counts: Tensor, title: str) -> None:
@@ -222,6 +222,11 @@ def curve_groups(stages: Sequence[str]) -> dict[str, dict[str, str]]:
         f"per class, {stage}": {figure: f"per_class/{stage}/{figure}/.*" for figure in ("precision", "recall", "f1")}
         for stage in stages
     }
+
+
+def epoch_number(trainer: pl.Trainer) -> int:
+    """The running epoch from 1; after the training the last one."""
+    return trainer.current_epoch + (trainer.state.fn == TrainerFn.FITTING)
 
 
 def is_best_so_far(trainer: pl.Trainer) -> bool:
