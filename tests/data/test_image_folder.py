@@ -209,9 +209,26 @@ def test_class_that_is_missing_from_a_part_is_an_empty_row(
     if part == "val":
         labels = datamodule.train_images.labels[datamodule.val_indices]
     assert labels.tolist() == [2, 2]
-    assert (
-        f"Pictures: none of blue, green in {tmp_path} for {part}; rows of theirs are empty\n" in capsys.readouterr().out
-    )
+    told = {"val": "validation", "test": "test"}[part]
+    assert f"Pictures: none of blue, green for {told} in {tmp_path}\n" in capsys.readouterr().out
+
+
+def test_rare_classes_that_a_split_leaves_without_pictures_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = draw_squares(tmp_path / "pictures", 1)
+    draw_squares(tmp_path / "more", 9, names=("red",)).joinpath("red").rename(root / "red" / "more")
+    datamodule = make_folder(root, test_size=2, val_size=2)
+    told = capsys.readouterr().out
+    parts = {
+        "test": datamodule.test_images.labels,
+        "training": datamodule.train_images.labels[datamodule.train_indices],
+        "validation": datamodule.train_images.labels[datamodule.val_indices],
+    }
+    for part, labels in parts.items():
+        missing = [name for label, name in enumerate(datamodule.class_names) if label not in labels]
+        assert (f"Pictures: none of {', '.join(missing)} for {part} in {root}\n" in told) == bool(missing)
+    assert "for validation" in told
 
 
 def test_what_is_found_and_skipped_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,7 +351,7 @@ def test_classes_may_be_missing_from_other_data(tmp_path: Path, capsys: pytest.C
     _, state = trained(draw_squares(tmp_path / "old", 8))
     draw_squares(tmp_path / "new", 5, 1, names=("red",))
     assert on_other_data(tmp_path / "new", state).test_images.labels.tolist() == [2] * 5
-    assert "Pictures: none of blue, green in" in capsys.readouterr().out
+    assert "Pictures: none of blue, green for test in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,5 @@ def test_keys_are_of_name_size_and_content(tmp_path: Path) -> None:
     assert not torch.isin(picture_keys(paths, ("y/1.png",) * 4), keys).any()
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     assert torch.equal(picture_keys(tuple(moved / name for name in contents), ("x/1.png",) * 4), keys)
+    with pytest.raises(UserError, match=r"^expected a readable picture but found .*moved/a2'; check its rights"):
+        picture_keys((moved / "a2",), ("x/1.png",))

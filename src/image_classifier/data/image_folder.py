@@ -182,7 +182,10 @@ class ImageFolder(ImageDataModule):
         if self.files:
             return
         skipped: Counter[str] = Counter()
-        self.files = self.find_parts(skipped) if self.training_state is None else {"test": self.find_all(skipped)}
+        try:
+            self.files = self.find_parts(skipped) if self.training_state is None else {"test": self.find_all(skipped)}
+        except OSError as error:
+            raise UserError(f"expected readable folders in {self.root} but found {error}; check their rights") from None
         count = sum(map(len, self.files.values()))
         told = [f"Pictures: {count} in {self.num_classes} classes in {self.root}", describe_skipped(skipped)]
         tell("; ".join(filter(None, told)))
@@ -206,8 +209,7 @@ class ImageFolder(ImageDataModule):
         if "test" not in parts:
             train, test = stratified_split(parts["train"].labels, self.test_size, seed=0, setting="data.test_size")
             parts |= {"train": parts["train"].select(train), "test": parts["train"].select(test)}
-        for part in parts.keys() - {"train"}:
-            tell_missing_classes(parts[part].labels, self.class_names, f"{self.root} for {part}")
+        self.tell_missing_classes(parts["test"].labels, "test")
         return parts
 
     def find_all(self, skipped: Counter[str]) -> PictureFiles:
@@ -217,7 +219,7 @@ class ImageFolder(ImageDataModule):
         pictures = self.scan(folders[0], skipped)
         for folder in folders[1:]:
             pictures += self.scan(folder, skipped)
-        tell_missing_classes(pictures.labels, self.class_names, str(self.root))
+        self.tell_missing_classes(pictures.labels, "test")
         return pictures
 
     def scan(self, folder: Path, skipped: Counter[str]) -> PictureFiles:
@@ -308,10 +310,18 @@ class ImageFolder(ImageDataModule):
         return workers
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if "val" not in self.files:
-            return super().split(labels)
-        indices = torch.arange(len(labels))
-        return indices[: len(self.files["train"])], indices[len(self.files["train"]) :]
+        if "val" in self.files:
+            indices = torch.arange(len(labels))
+            train, val = indices[: len(self.files["train"])], indices[len(self.files["train"]) :]
+        else:
+            train, val = super().split(labels)
+        self.tell_missing_classes(labels[train], "training")
+        self.tell_missing_classes(labels[val], "validation")
+        return train, val
+
+    def tell_missing_classes(self, labels: Tensor, part: str) -> None:
+        if missing := missing_classes(labels, self.class_names):
+            tell(f"Pictures: none of {', '.join(missing)} for {part} in {self.root}")
 
     def identify(self) -> dict[str, Any]:
         return super().identify() | {"pictures": self.training_files.keys}
@@ -364,8 +374,3 @@ def ordered(found: Mapping[str, Path], wanted: Sequence[str] | None, folder: Pat
 def missing_classes(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     counts = torch.bincount(labels, minlength=len(class_names)).tolist()
     return [name for name, count in zip(class_names, counts, strict=True) if not count]
-
-
-def tell_missing_classes(labels: Tensor, class_names: Sequence[str], where: str) -> None:
-    if missing := missing_classes(labels, class_names):
-        tell(f"Pictures: none of {', '.join(missing)} in {where}; rows of theirs are empty")

@@ -188,6 +188,9 @@ def picture_keys(paths: tuple[Path, ...], names: tuple[str, ...]) -> Tensor:
 
     Returns:
         (N,) int64, hashes of name, size and `KEY_BYTES` from the middle of the file.
+
+    Raises:
+        UserError: A file cannot be read.
     """
 
     def key(path: Path, name: str) -> int:
@@ -197,7 +200,11 @@ def picture_keys(paths: tuple[Path, ...], names: tuple[str, ...]) -> Tensor:
             content = b"%d\0%b\0%b" % (size, os.fsencode(name), file.read(KEY_BYTES))
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
-    return torch.tensor([key(path, name) for path, name in zip(paths, names, strict=True)], dtype=torch.int64)
+    try:
+        keys = [key(path, name) for path, name in zip(paths, names, strict=True)]
+    except OSError as error:
+        raise UserError(f"expected a readable picture but found {error}; check its rights or remove it") from None
+    return torch.tensor(keys, dtype=torch.int64)
 
 
 def read_picture(path: Path, form: PictureForm) -> Tensor:
