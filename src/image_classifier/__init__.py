@@ -1,1 +1,5 @@
-"""Train an image classifier, see where it goes wrong, compare runs, sweep."""
+"""Image classification: train, see where the classifier goes wrong, compare runs, sweep."""
+
+from image_classifier.threads import settle_waiting
+
+settle_waiting()  # here, for it must come before anything imports torch
