@@ -4,7 +4,7 @@ import os
 
 # What a user may have said about it; KMP_* is read by Intel's OpenMP, the others by GNU's, which torch brings on Linux.
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
-SPINS = 1000  # about 20 microseconds, of the 300,000 that are the library's own default; benchmarks/side_by_side.py
+SPINS = 2000  # about 50 microseconds; the library's own default is 300,000. Measured by benchmarks/side_by_side.py
 
 
 def settle_waiting() -> None:
@@ -12,6 +12,7 @@ def settle_waiting() -> None:
 
     OpenMP's threads meet many times in a step. By default the first ones there keep their processors busy for
     milliseconds, and when the others' are taken by another training it is that training that is kept waiting.
+    Where nothing else runs, a thread that slept is woken a little later than one that kept looking.
 
     The environment is read when the library is loaded, and inherited by the processes that are started later.
     """
