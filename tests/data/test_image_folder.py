@@ -507,3 +507,27 @@ def test_coloured_squares_are_learnt_and_evaluated(
         config_name="eval",
     )
     assert pipeline.evaluate(cfg) == 1.0
+
+
+def test_missing_class_and_chosen_order_reach_the_confusion_matrix(
+    compose_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    draw_squares(tmp_path / "pictures" / "train", 12)
+    draw_squares(tmp_path / "pictures" / "test", 3, 1, names=("red", "blue"))
+    cfg = compose_config(
+        *[override for override in TINY if not override.startswith("data")],
+        "data=image_folder",
+        f"data.root={tmp_path}/pictures",
+        "data.class_names=[red,green,blue]",
+        "data.image_size=12",
+        "data.batch_size=4",
+        "trainer.max_epochs=4",
+        "trainer.limit_val_batches=0.01",
+        "confusion_matrix=all",
+        "confusion_matrix.normalize=[none,true,pred,all]",
+        "callbacks.sample_images=null",
+        "logger=csv",
+    )
+    assert pipeline.train(cfg) == 1.0
+    rows = (tmp_path / "run" / "confusion_matrix" / "test.csv").read_text().splitlines()[1:]
+    assert rows == ["red,3,0,0", "green,0,0,0", "blue,0,0,3"]
