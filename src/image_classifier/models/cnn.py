@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from image_classifier.models.arguments import require_size, require_sizes
+
 
 class CNN(nn.Module):
     """Stages that halve height and width, then a hidden layer on the flattened features.
@@ -13,6 +15,9 @@ class CNN(nn.Module):
         num_classes: Number of logits.
         channels: Output channels of each stage.
         hidden_size: Width of the hidden layer.
+
+    Raises:
+        UserError: A size is not a whole number of at least 1.
     """
 
     def __init__(
@@ -23,6 +28,8 @@ class CNN(nn.Module):
         hidden_size: int = 128,
     ) -> None:
         super().__init__()
+        require_sizes("channels", channels, "[16,32,96]")
+        require_size("hidden_size", hidden_size, 128)
         inputs, height, width = image_shape
         stages = []
         for outputs in channels:

@@ -6,6 +6,8 @@ from math import prod
 
 from torch import nn
 
+from image_classifier.models.arguments import require_sizes
+
 
 class MLP(nn.Sequential):
     """Flatten, hidden layers with ReLU, and a linear layer for the logits.
@@ -14,6 +16,9 @@ class MLP(nn.Sequential):
         image_shape: Channels, height, width of the input.
         num_classes: Number of logits.
         hidden_sizes: Width of each hidden layer.
+
+    Raises:
+        UserError: A width is not a whole number of at least 1.
     """
 
     def __init__(
@@ -22,6 +27,7 @@ class MLP(nn.Sequential):
         num_classes: int,
         hidden_sizes: Sequence[int] = (512, 256, 128, 64, 32),
     ) -> None:
+        require_sizes("hidden_sizes", hidden_sizes, "[512,256]")
         layers: list[nn.Module] = [nn.Flatten()]  # (B, C, H, W) -> (B, C * H * W)
         for inputs, outputs in pairwise((prod(image_shape), *hidden_sizes)):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torchvision
 from torch import nn
 
+from image_classifier.models.arguments import require
+
 
 def resnet(
     image_shape: Sequence[int], num_classes: int, name: str = "resnet18", small_images: bool = True
@@ -17,7 +19,12 @@ def resnet(
         name: "resnet18", "resnet34", "resnet50", ...
         small_images: Use a 3 x 3 stem without the early down-sampling by 4 (the CIFAR variant of
             arXiv:1512.03385), which would leave a single pixel of a 28 x 28 image.
+
+    Raises:
+        UserError: torchvision has no ResNet of that name.
     """
+    names = [name for name in torchvision.models.list_models() if name in torchvision.models.resnet.__all__]
+    require(name in names, "name", name, f"one of {', '.join(names)}", "resnet18")
     network = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     channels = network.conv1.out_channels
     if small_images:

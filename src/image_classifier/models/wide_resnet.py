@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from image_classifier.models.arguments import is_size, require, require_size
+
 
 class WideResNet(nn.Module):
     """WRN-depth-width: three groups of pre-activation blocks at full, half and quarter resolution.
@@ -17,16 +19,18 @@ class WideResNet(nn.Module):
         dropout: Probability of dropping an activation between the two convolutions of a block.
 
     Raises:
-        ValueError: The depth is not 6 n + 4.
+        UserError: The depth is not 6 n + 4, the width is not a whole number, or the dropout is no probability below 1.
     """
 
     def __init__(
         self, image_shape: Sequence[int], num_classes: int, depth: int = 40, width: int = 4, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        blocks, remainder = divmod(depth - 4, 6)
-        if remainder or blocks < 1:
-            raise ValueError(f"Expected `depth` to be 10, 16, 22, 28, 34, 40, ... but got {depth}")
+        require(is_size(depth) and depth > 4 and depth % 6 == 4, "depth", depth, "10, 16, 22, 28, 34, 40, ...", 40)
+        require_size("width", width, 4)
+        probability = isinstance(dropout, int | float) and 0 <= dropout < 1
+        require(probability, "dropout", dropout, "a number from 0 to below 1", 0.3)
+        blocks = (depth - 4) // 6
         channels = 16
         layers: list[nn.Module] = [nn.Conv2d(image_shape[0], channels, kernel_size=3, padding=1, bias=False)]
         for outputs, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
