@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from image_classifier.cli import PROJECT_ROOT
+from image_classifier.configuration import PROJECT_ROOT
 from image_classifier.data.sources import FILES, ensure_files
 from image_classifier.errors import UserError
 
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("dataset", nargs="?", default="FashionMNIST", choices=["FashionMNIST", "MNIST", "KMNIST"])
     parser.add_argument("--root", type=Path, default=PROJECT_ROOT / "data", help="data directory")
     arguments = parser.parse_args()
-    directory = arguments.root / arguments.dataset / "raw"
+    directory = arguments.root.expanduser() / arguments.dataset / "raw"
     try:
         ensure_files(directory, arguments.dataset)
     except UserError as error:

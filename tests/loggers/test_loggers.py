@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from readers import MLFlowReader, TensorBoardReader, WandbReader
+from readers import READERS, MLFlowReader, TensorBoardReader, WandbReader, finished_records
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -72,6 +72,41 @@ def test_wandb_with_a_key_but_no_server_goes_offline(
     run_dir = train("logger=wandb", SHORT)
     assert "127.0.0.1 does not answer" in capsys.readouterr().out
     assert list((run_dir / "wandb").glob("offline-run-*"))
+
+
+def test_wandb_names_are_cut_and_stay_apart(train: Callable[..., Path]) -> None:
+    long = "model.optimizer.lr=0.001 " * 10
+    extra = [f"+logger.wandb.{key}='{long}{key}'" for key in ("name", "job_type")]
+    extra += [f"logger.wandb.group='{long}'", f"+logger.wandb.tags=['{long}a','{long}b']", "+logger.wandb.id='a/b#c'"]
+    run_dir = train("logger=wandb", "logger.wandb.mode=offline", SHORT, *extra)
+    (file,) = (run_dir / "wandb").glob("offline-run-*/run-*.wandb")
+    (run,) = (record.run for record in finished_records(file) if record.WhichOneof("record_type") == "run")
+    for found in (run.display_name, run.run_group, run.job_type):
+        assert len(found) == 128 and long.startswith(found[:119])
+    assert len({run.display_name, run.run_group, run.job_type}) == 3
+    assert [len(tag) for tag in run.tags] == [64, 64] and len(set(run.tags)) == 2
+    assert run.run_id == "a_b_c"
+
+
+@pytest.mark.parametrize("project", ["a/b", "50%", "what?", "x" * 129])
+def test_a_project_that_wandb_refuses_is_told(train: Callable[..., Path], project: str) -> None:
+    with pytest.raises(UserError, match="expected a W&B project of at most 128 characters"):
+        train("logger=wandb", f"logger.wandb.project={project}")
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "csv", "wandb", "mlflow"])
+def test_keys_of_odd_characters_reach_the_logger(compose_config: Callable, name: str, tmp_path: Path) -> None:
+    cfg = compose_config(f"logger={name}", *(["logger.wandb.mode=offline"] if name == "wandb" else []))
+    (logger,) = pipeline.make_loggers(cfg)
+    keys = ["test/top5@acc", "test/top5#acc", "test/µ [%]", "test/a=b, c"]
+    logger.log_facts({"cats & dogs": 1, "cats + dogs": "[/red] | `x`\ny"})
+    logger.log_metrics({key: number for number, key in enumerate(keys)}, 0)
+    if name == "csv":
+        logger.save()
+    pipeline.close([logger])
+    scalars = {key: values for key, values in READERS[name](tmp_path / "run").scalars().items() if "test/" in key}
+    assert sorted(values[0] for values in scalars.values()) == [0, 1, 2, 3]
+    assert name == "mlflow" or set(scalars) == set(keys)
 
 
 def test_each_job_has_its_own_wandb_run(compose_config: Callable, train: Callable[..., Path], tmp_path: Path) -> None:
