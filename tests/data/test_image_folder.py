@@ -1,5 +1,6 @@
 """One's own pictures: layouts, splits, in memory and from the disk, and what is told about bad ones."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -284,8 +285,22 @@ def test_order_of_the_classes_can_be_chosen(tmp_path: Path, class_names: list[st
 )
 def test_class_names_that_are_not_the_folders_are_told(tmp_path: Path, class_names: list[str]) -> None:
     root = draw_squares(tmp_path / "pictures", 8, names=("blue", "red"))
-    with pytest.raises(UserError, match=r"expected data\.class_names .* for example data\.class_names=\[blue,red\]"):
+    with pytest.raises(UserError, match=r"^expected data\.class_names .* 'data\.class_names=\[\"blue\", \"red\"\]'$"):
         make_folder(root, class_names=class_names)
+
+
+def test_order_that_is_told_can_be_typed(tmp_path: Path, compose_config: Callable[..., Any]) -> None:
+    names = ("it's", "null", "true", "two words", "x,y")
+    root = draw_squares(tmp_path / "pictures", 4)
+    for name in names:
+        shutil.copytree(root / "red", root / name)
+    for name in COLOURS:
+        shutil.rmtree(root / name)
+    with pytest.raises(UserError) as told:
+        make_folder(root, class_names=["true"])
+    typed = shlex.split(str(told.value).partition("for example ")[2])
+    cfg = compose_config("data=image_folder", f"data.root={root}", *typed)
+    assert make_folder(root, class_names=cfg.data.class_names).class_names == names
 
 
 def test_numbers_are_class_names_too(tmp_path: Path) -> None:

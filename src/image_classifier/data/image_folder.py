@@ -1,5 +1,7 @@
 """One's own pictures, in one folder per class."""
 
+import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -366,7 +368,7 @@ def ordered(found: Mapping[str, Path], wanted: Sequence[str] | None, folder: Pat
     if sorted(wanted) != sorted(names):
         raise UserError(
             f"expected data.class_names to name each class folder in {folder} once but found {', '.join(wanted)}; "
-            f"for example data.class_names=[{','.join(names)}]"
+            f"for example {shlex.quote(f'data.class_names={json.dumps(names, ensure_ascii=False)}')}"
         )
     return tuple(wanted)
 
