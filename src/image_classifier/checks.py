@@ -104,6 +104,8 @@ CHECKS: dict[str, Check] = {
     "data.test_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.2),
     "data.in_memory": Check(lambda value: value == "auto" or isinstance(value, bool), "true, false or auto", "auto"),
     "data.fit": one_of("crop", "stretch"),
+    "data.background": one_of("white", "black", "mean"),
+    "data.mirror": switch(),
     "data.augmentation.flip": fraction(0.5),
     "data.augmentation.shift": whole(0, 2),
     "data.augmentation.erase": fraction(0.25),

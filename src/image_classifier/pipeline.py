@@ -226,7 +226,7 @@ def make_model(cfg: DictConfig, datamodule: ImageDataModule) -> Classifier:
         "std": list(datamodule.std),
     }
     if root := recipe["data"].get("root"):
-        root = Path(root).absolute()
+        root = Path(root).expanduser().absolute()
         if root.is_relative_to(cfg.paths.root_dir):  # so that a moved or cloned project finds its data
             root = root.relative_to(cfg.paths.root_dir)
         recipe["data"]["root"] = str(root)
@@ -277,8 +277,10 @@ def load_run(
     root = overrides.pop("root", None)
     recipe["data"] |= overrides
     datamodule = load_datamodule(checkpoint)
+    state = checkpoint.get(type(datamodule).__qualname__, {})
+    if root is None and "pictures" in state:  # leaves out what was trained on, even if files were added since then
+        root = str(datamodule.root)
     if root is not None:
-        state = checkpoint.get(type(datamodule).__qualname__, {})
         datamodule.relocate(root, recipe["class_names"], state)
     datamodule.prepare_data()
     if list(datamodule.class_names) != recipe["class_names"]:

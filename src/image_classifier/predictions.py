@@ -4,6 +4,7 @@ import csv
 import glob
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from image_classifier.data.datamodule import normalize
-from image_classifier.data.pictures import PictureForm, find_pictures, read_picture
+from image_classifier.data.pictures import PictureForm, describe_skipped, find_pictures, printable, read_picture
 from image_classifier.errors import UserError
 from image_classifier.files import write_atomically
 
@@ -29,7 +30,10 @@ def input_pictures(pattern: str) -> list[Path]:
     """
     path = Path(pattern)
     if path.is_dir():
-        paths = find_pictures(path)
+        skipped: Counter[str] = Counter()
+        paths = find_pictures(path, skipped)
+        if told := describe_skipped(skipped):
+            print(f"{len(paths)} pictures in {path}; {told}", flush=True)
     elif path.is_file():
         paths = [path]
     else:
@@ -88,7 +92,7 @@ def report(batches: Sequence[Tensor], pictures: PictureBatches, output: Path) ->
     class_names = pictures.recipe["class_names"]
     probabilities = torch.cat(list(batches)) if batches else torch.empty(0, len(class_names))
     rows = [
-        [str(path), class_names[int(row.argmax())], *(f"{value:.6f}" for value in (row.max(), *row))]
+        [printable(path), class_names[int(row.argmax())], *(f"{value:.6f}" for value in (row.max(), *row))]
         for path, row in zip(pictures.read, probabilities.cpu(), strict=True)
     ]
     text = io.StringIO()
