@@ -223,7 +223,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("settings", "message"),
     [
         ({"name": "nosuch18"}, "expected the name of a timm network but found 'nosuch18'"),
-        ({"name": "resnet"}, "similar ones: .*resnet"),
+        ({"name": "resnet10"}, "similar ones: .*resnet10t"),
         ({"name": ""}, "expected the name of a timm network but found ''"),
         ({"name": "hf-hub:timm/resnet18"}, "expected the name of a timm network"),
         ({"name": "local-dir:/tmp"}, "expected the name of a timm network"),

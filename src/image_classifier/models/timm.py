@@ -1,6 +1,7 @@
 """Any network of the timm library."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from itertools import cycle, islice
 from typing import Any
 
@@ -113,7 +114,7 @@ def create_network(name: str, num_classes: int, channels: int, *, pretrained: bo
     except ImportError:
         raise UserError("expected the package timm, which model=timm needs; install it: make setup-dev") from None
     if not timm.is_model(name):
-        similar = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+        similar = ", ".join(get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
         raise UserError(f"expected the name of a timm network but found {name!r}; similar ones: {similar}")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels)
