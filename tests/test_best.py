@@ -1,5 +1,6 @@
 """The best checkpoint is the best, and what is tested is what was chosen, whatever decides when to look."""
 
+import csv
 import json
 import math
 from collections.abc import Callable
@@ -30,8 +31,6 @@ def read_metrics(run_dir: Path) -> dict[str, float]:
 
 def validations(run_dir: Path, metric: str) -> list[float]:
     """The course of a metric as the CSV logger wrote it."""
-    import csv
-
     with (run_dir / "csv" / "metrics.csv").open() as file:
         return [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
 
@@ -211,3 +210,22 @@ def test_the_objective_is_that_of_the_best(compose_config: Callable[..., Any]) -
     cfg = compose_config(*TINY, *PLAIN, *NOISY, "monitor.metric=val/loss", "++trainer.check_val_every_n_epoch=2")
     value = pipeline.train(cfg)
     assert math.isclose(value, min(validations(Path(cfg.paths.run_dir), "val/loss")), rel_tol=1e-5)
+
+
+def logged_cells(run_dir: Path) -> list[set[str]]:
+    """Keys of the cells of the validation matrix, by epoch."""
+    with (run_dir / "csv" / "metrics.csv").open() as file:
+        rows = [{key for key, value in row.items() if value} for row in csv.DictReader(file)]
+    cells = [{key for key in row if key.startswith("confusion_matrix/val/")} for row in rows]
+    return [keys for keys in cells if keys]
+
+
+def test_cells_of_a_large_matrix_are_the_same_through_a_run(train: Callable[..., Path], tmp_path: Path) -> None:
+    few = ("confusion_matrix=scalar", "confusion_matrix.max_cells=4", "confusion_matrix.top_confusions=2")
+    settings = ("logger=csv", *few, *NOISY, "data.batch_size=16", "callbacks.early_stopping=null")
+    first = logged_cells(run_dir := train(*settings))
+    assert len(first) == 5 and all(keys == first[0] for keys in first)
+    assert len(first[0]) == 4 + 2  # the diagonal and two confusions
+    resumed = train(*settings, "trainer.max_epochs=7", f"ckpt_path={run_dir}/checkpoints/last.ckpt",
+                    f"paths.run_dir={tmp_path}/resumed")  # fmt: skip
+    assert logged_cells(resumed) == [first[0]] * 2

@@ -150,6 +150,13 @@ def test_debug_profiler_prints_its_table(
     assert "run_training_epoch" in capfd.readouterr().out + caplog.text
 
 
+def test_batch_normalisation_of_one_image_is_told(train: Callable[..., Path]) -> None:
+    net = ("model.net._target_=image_classifier.models.cnn.CNN", "~model.net.hidden_sizes", "+model.net.channels=[4]")
+    with pytest.raises(UserError, match=r"at least two images a batch.* data.batch_size=2"):
+        train(*PLAIN, *net, "data.batch_size=1")
+    train(*PLAIN, "data.batch_size=1", "trainer.limit_train_batches=3")  # without it, one will do
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_the_shortest_trainings_have_a_schedule_too(train: Callable[..., Path], steps: int) -> None:
     run_dir = train(*PLAIN, "trainer.max_epochs=1", "data.batch_size=8", f"trainer.limit_train_batches={steps}")

@@ -144,7 +144,15 @@ def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckp
         The validation metrics of the best checkpoint, the last training metrics, epochs and seconds.
     """
     start = time.perf_counter()
-    trainer.fit(model, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    try:
+        trainer.fit(model, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "expected at least two images a batch, because the network has batch normalisation, but found one; "
+            "for example data.batch_size=2"
+        ) from error
     epochs = trainer.current_epoch
     metrics = figures(trainer, "train/", "val/")
     if not_validated_yet(trainer):

@@ -57,8 +57,8 @@ SCHEDULERS: dict[str, str] = {
     "MultiStepLR": "milestones: [1]",
     "CyclicLR": "base_lr: 0.001",
     "SWALR": "swa_lr: 0.001",
-    "LambdaLR": "lr_lambda: {_target_: torch.nn.ReLU}",  # any callable from a number to a number
-    "MultiplicativeLR": "lr_lambda: {_target_: torch.nn.Identity}",
+    "LambdaLR": "lr_lambda",  # a function of the epoch is written in Python: tested below
+    "MultiplicativeLR": "lr_lambda",
     "CosineAnnealingWarmRestarts": "T_0: 1",
     "SequentialLR": (
         "milestones: [1], schedulers: [{_target_: torch.optim.lr_scheduler.ConstantLR, _partial_: true}, "
@@ -77,13 +77,11 @@ NAMES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "lr_lambda" not in SCHEDULERS.get(name, "")])
 def test_every_scheduler_is_made_from_its_name(train: Callable[..., Path], name: str) -> None:
     settings = f"_target_: torch.optim.lr_scheduler.{name}, _partial_: true"
     given = f", {SCHEDULERS[name]}" if name in SCHEDULERS else ""
     optimizer = ("model.optimizer._target_=torch.optim.SGD", "+model.optimizer.momentum=0.9")
-    if name in ("LambdaLR", "MultiplicativeLR"):
-        pytest.skip("a function of the epoch is written in Python: tested below")
     scheduler = ("~model.scheduler", f"+model.scheduler={{{settings}{given}}}")
     run_dir = train(*QUIET, *optimizer, *scheduler, "trainer.max_epochs=3")
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
