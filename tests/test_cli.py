@@ -32,6 +32,7 @@ runpy.run_path(script, run_name="__main__")
         ("train.py", ["model=cn"], 1, "resnet18"),
         ("train.py", ["data.batch_size=-1"], 2, "error: expected data.batch_size to be a whole number of at least 1"),
         ("predict.py", [], 2, "error: expected a value for ckpt_path"),
+        ("train.py", ["model.compile=${x}"], 2, "error: expected what ${} names in model.compile to be there but"),
         ("train.py", ["ckpt_path=a/epoch=3.ckpt"], 2, "'=' needs quotes; type: 'ckpt_path=\"a/epoch=3.ckpt\"'"),
     ],
 )

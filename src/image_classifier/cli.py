@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier import distributed
 from image_classifier.checks import check_config
@@ -37,7 +38,12 @@ def perform(cfg: DictConfig, work: str) -> Any:
     """
 
     def check_and_work(cfg: DictConfig) -> Any:
-        check_config(cfg)
+        try:
+            check_config(cfg)
+            OmegaConf.to_container(cfg, resolve=True)
+        except InterpolationResolutionError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"expected what ${{}} names in {error.full_key} to be there but found: {reason}") from None
         if work == "predict" and distributed.number_of_processes(cfg.trainer) > 1:
             raise UserError(
                 f"expected trainer.devices=1, for predict runs in one process, but found {cfg.trainer.devices}"

@@ -12,6 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from image_classifier.checks import check_config  # registers resolvers of its own
 from image_classifier.errors import UserError
 from image_classifier.overrides import prepare
 from image_classifier.sweeps.jobs import job_directory
@@ -35,7 +36,7 @@ CONFIG_DIR = str((PROJECT or Path(__file__).resolve().parent) / "configs")  # a 
 
 
 def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose a configuration as a command does.
+    """Compose and check a configuration as a command does.
 
     Args:
         config_name: "train", "eval" or "predict".
@@ -45,10 +46,12 @@ def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> DictCo
         What `pipeline.train`, `evaluate` and `predict` take.
 
     Raises:
-        UserError: Hydra would misread an override.
+        UserError: Hydra would misread an override, or a setting is out of its range.
     """
     with initialize_config_dir(CONFIG_DIR):
-        return hydra.compose(config_name, overrides=prepare(overrides))
+        cfg = hydra.compose(config_name, overrides=prepare(overrides))
+    check_config(cfg)
+    return cfg
 
 
 def expand_home(path: str) -> str:
