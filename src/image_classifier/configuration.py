@@ -63,11 +63,9 @@ def run_directory(*, _root_: DictConfig) -> str:
     """Resolver for `paths.run_dir`: Hydra's output directory; without Hydra, one that is settled on first use."""
     if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
         return HydraConfig.get().runtime.output_dir
+    parent = Path(expand_home(_root_.paths.output_dir), _root_.get("command", "train")).absolute()
     settled = OmegaConf.get_cache(_root_).setdefault("run_directory", {})  # goes with copies of the configuration
-    if not settled:
-        parent = Path(expand_home(_root_.paths.output_dir), _root_.get("command", "train"))
-        settled["path"] = str((parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}").absolute())
-    return settled["path"]
+    return settled.setdefault(str(parent), str(parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"))
 
 
 def sqlite_url(path: str) -> str:
