@@ -192,12 +192,23 @@ def check_together(cfg: DictConfig) -> None:
         )
 
 
-def expand_home(cfg: DictConfig) -> None:
-    """Write `~` out in the paths of a configuration, as a shell would."""
+def settle_paths(cfg: DictConfig) -> None:
+    """Write `~` out in the paths of a configuration, as a shell would, and make the run directory absolute.
+
+    Raises:
+        UserError: A path holds what would be taken for an interpolation where the configuration is read again.
+    """
     for key in PATHS:
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
-        if isinstance(value, str) and value.startswith("~"):
+        if not isinstance(value, str):
+            continue
+        if "${" in value:
+            raise UserError(f"expected {key} without the characters ${{ but found {value}; rename the directory")
+        if value.startswith("~"):
             OmegaConf.update(cfg, key, str(Path(value).expanduser()))
+    run_dir = OmegaConf.select(cfg, "paths.run_dir", throw_on_missing=False)
+    if isinstance(run_dir, str):
+        OmegaConf.update(cfg, "paths.run_dir", str(Path(run_dir).expanduser().absolute()))
 
 
 OmegaConf.register_resolver("metric_mode", metric_mode, replace=True)

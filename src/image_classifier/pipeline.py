@@ -29,7 +29,7 @@ from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
 from image_classifier.callbacks.report import Report
 from image_classifier.checkpoint import accepted, load_datamodule, load_model, network_arguments, read_checkpoint
 from image_classifier.checkpoint_io import AtomicCheckpointIO
-from image_classifier.checks import check_config, expand_home
+from image_classifier.checks import check_config, settle_paths
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.errors import UserError
 from image_classifier.files import write_atomically, write_json
@@ -349,7 +349,7 @@ def suitable(callbacks: list[pl.Callback], settings: DictConfig, logs: bool) -> 
 
 def settle(cfg: DictConfig) -> None:
     """Check the configuration, as the commands have done, and write paths out; for callers in Python."""
-    expand_home(cfg)
+    settle_paths(cfg)
     check_config(cfg)
 
 
