@@ -169,7 +169,8 @@ def check_together(cfg: DictConfig) -> None:
     """
     goals = [("objectives", name, mode) for name, mode in (cfg.get("objectives") or {}).items()]
     if OmegaConf.select(cfg, "monitor.metric"):
-        goals.append(("monitor.mode", cfg.monitor.metric, cfg.monitor.get("mode")))
+        mode = cfg.monitor.mode if "mode" in cfg.monitor else metric_mode(cfg.monitor.metric)
+        goals.append(("monitor.mode", cfg.monitor.metric, mode))
     for setting, name, mode in goals:
         known = metric_mode(name)
         if mode is None:

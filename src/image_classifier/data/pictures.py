@@ -5,9 +5,9 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -178,7 +178,30 @@ def printable(path: Path | str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-@lru_cache(maxsize=4)  # the jobs of a multirun ask for the same ones
+def cached_while_unchanged(read: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Share what is read of files between the jobs of a multirun, until one of the files is another."""
+
+    @lru_cache(maxsize=4)
+    def cached(stamps: tuple[Any, ...], paths: tuple[Path, ...], *arguments: Any) -> Tensor:
+        return read(paths, *arguments)
+
+    @wraps(read)
+    def call(paths: tuple[Path, ...], *arguments: Any) -> Tensor:
+        return cached(tuple(map(stamp, paths)), paths, *arguments)
+
+    return call
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None where it cannot be read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@cached_while_unchanged
 def picture_keys(paths: tuple[Path, ...], names: tuple[str, ...]) -> Tensor:
     """Numbers by which pictures are known again, also in a folder that was moved.
 
@@ -322,7 +345,7 @@ def to_eight_bits(values: np.ndarray, white: float | None = None) -> np.ndarray:
     return np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)).astype(np.uint8)
 
 
-@lru_cache(maxsize=4)  # the jobs of a multirun share one copy
+@cached_while_unchanged
 def read_pictures(paths: tuple[Path, ...], form: PictureForm) -> Tensor:
     """Decode many pictures in parallel threads (Pillow decodes outside Python's lock), with a progress bar.
 
