@@ -76,14 +76,13 @@ CASES = [
 def leave_torch_as_it_was() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
-    torch.autograd.set_detect_anomaly(False)
 
 
 def test_an_option_is_not_left_to_the_next_job(train: Callable[..., Path]) -> None:
-    train(*PLAIN, "+trainer.deterministic=true", "+trainer.detect_anomaly=true", "trainer.max_epochs=1")
-    assert torch.are_deterministic_algorithms_enabled() and torch.is_anomaly_enabled()
+    train(*PLAIN, "+trainer.deterministic=true", "trainer.max_epochs=1")
+    assert torch.are_deterministic_algorithms_enabled()
     train(*PLAIN, "trainer.max_epochs=1")
-    assert not torch.are_deterministic_algorithms_enabled() and not torch.is_anomaly_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_every_option_is_in_the_matrix() -> None:

@@ -356,8 +356,7 @@ def settle(cfg: DictConfig) -> None:
 def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     """Seed everything, settle what is left to the machine, and save the resolved configuration."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    torch.use_deterministic_algorithms(False)  # Lightning sets both for the process: not for the next job of a multirun
-    torch.autograd.set_detect_anomaly(False)
+    torch.use_deterministic_algorithms(False)  # Lightning sets it for the process: not for the next job of a multirun
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
     if cfg.trainer.precision == "auto":
         with open_dict(cfg):
