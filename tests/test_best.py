@@ -95,23 +95,24 @@ def test_none_kept_tests_the_last_weights(train: Callable[..., Path]) -> None:
     assert read_metrics(run_dir)["val/acc"] == pytest.approx(by_hand["val/acc"], abs=1e-6)
 
 
+WHEN = [
+    ("trainer.check_val_every_n_epoch=2",),  # 5 epochs: the last one is not validated by Lightning
+    ("trainer.check_val_every_n_epoch=5",),
+    ("trainer.check_val_every_n_epoch=7",),  # none is
+    ("trainer.val_check_interval=0.5",),
+    ("trainer.val_check_interval=0.3",),
+    ("trainer.val_check_interval=3",),
+    ("trainer.val_check_interval=11", "trainer.check_val_every_n_epoch=null"),
+    ("trainer.max_epochs=-1", "trainer.max_steps=19"),
+    ("trainer.max_steps=20",),
+    ("trainer.limit_train_batches=0.3",),
+    ("trainer.accumulate_grad_batches=3",),
+]
+
+
 @pytest.mark.parametrize(
-    "when",
-    [
-        ("trainer.check_val_every_n_epoch=2",),  # 5 epochs: the last one is not validated by Lightning
-        ("trainer.check_val_every_n_epoch=5",),
-        ("trainer.check_val_every_n_epoch=7",),  # none is
-        ("trainer.val_check_interval=0.5",),
-        ("trainer.val_check_interval=0.3",),
-        ("trainer.val_check_interval=3",),
-        ("trainer.val_check_interval=11", "trainer.check_val_every_n_epoch=null"),
-        ("trainer.max_epochs=-1", "trainer.max_steps=19"),
-        ("trainer.max_steps=20",),
-        ("trainer.limit_train_batches=0.3",),
-        ("trainer.accumulate_grad_batches=3",),
-    ],
+    ("when", "metric"), [(when, "val/acc") for when in WHEN] + [(when, "val/loss") for when in WHEN[:4]]
 )
-@pytest.mark.parametrize("metric", ["val/acc", "val/loss"])
 def test_best_and_last_whenever_the_validation_comes(
     train: Callable[..., Path], when: tuple[str, ...], metric: str
 ) -> None:

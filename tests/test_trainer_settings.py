@@ -155,8 +155,10 @@ def test_endless_epochs_end_with_steps_or_time(train: Callable[..., Path]) -> No
     train(*PLAIN, "trainer.max_epochs=-1", "+trainer.max_time='00:00:00:01'", "model.scheduler=null")
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
-@pytest.mark.parametrize("precision", MATRIX["precision"])
+@pytest.mark.parametrize(
+    ("precision", "model"),
+    [(precision, "mlp") for precision in MATRIX["precision"]] + [("bf16-mixed", "cnn"), ("16-true", "cnn")],
+)
 def test_evaluation_repeats_the_test_in_every_precision(
     train: Callable[..., Path], compose_config: Callable[..., Any], tmp_path: Path, precision: Any, model: str
 ) -> None:
