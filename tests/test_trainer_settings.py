@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,14 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def leave_torch_as_it_was() -> Iterator[None]:
+def leave_the_process_as_it_was() -> Iterator[None]:
+    environment = dict(os.environ)
     yield
     torch.use_deterministic_algorithms(False)
+    if torch.distributed.is_initialized():  # by strategy=ddp, which also names its port in the environment
+        torch.distributed.destroy_process_group()
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
 
 
 def test_an_option_is_not_left_to_the_next_job(train: Callable[..., Path]) -> None:

@@ -43,12 +43,16 @@ from image_classifier.sweeps.objectives import objective_values
 
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # their notices bury ours
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # that it lists the fonts, once
 logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # debug=profiler: its table is asked for
 warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")  # our metrics are synchronized
 warnings.filterwarnings("ignore", message="ReduceLROnPlateau conditioned on metric")  # rarer validations are allowed
 warnings.filterwarnings("ignore", message="Early stopping conditioned on metric")
+warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")  # of its megabytes
+warnings.filterwarnings("ignore", message="The dirpath has changed")  # BestCheckpoint knows the earlier best
+warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run that goes on
 warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
 
 
