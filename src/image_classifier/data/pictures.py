@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -356,7 +357,9 @@ def read_pictures(paths: tuple[Path, ...], form: PictureForm) -> Tensor:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded: Iterable[Tensor] = pool.map(lambda path: read_picture(path, form), paths)
         try:
-            for index, image in enumerate(track(decoded, "Decoding pictures", total=len(paths))):
+            for index, image in enumerate(
+                track(decoded, "Decoding pictures", len(paths), disable=not sys.stdout.isatty())
+            ):
                 images[index] = image
         except UserError:
             pool.shutdown(cancel_futures=True)  # one bad file is enough
