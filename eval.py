@@ -1,4 +1,4 @@
-from image_classifier.cli import eval_command
+from image_classifier.engine.launch.commands import eval_command
 
 if __name__ == "__main__":
     eval_command()

@@ -1,4 +1,4 @@
-from image_classifier.cli import train_command
+from image_classifier.engine.launch.commands import train_command
 
 if __name__ == "__main__":
     train_command()

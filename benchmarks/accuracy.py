@@ -24,7 +24,7 @@ from epoch import BareLoop
 from hydra import compose, initialize_config_dir
 
 from image_classifier import pipeline
-from image_classifier.cli import CONFIG_DIR
+from image_classifier.engine.launch.commands import CONFIG_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCURACY_TARGETS = {"default": 92.5, "keras_tutorial": 86.7, "best_cpu": 94.0, "best_gpu": 96.7}  # percent, mean

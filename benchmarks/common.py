@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from image_classifier.threads import settle_waiting
+from image_classifier.engine.launch.threads import settle_waiting
 
 settle_waiting()  # as the commands do; read when torch is loaded, so benchmarks import this file before it
 

@@ -15,8 +15,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from image_classifier import pipeline
-from image_classifier.cli import CONFIG_DIR, PROJECT_ROOT
-from image_classifier.distributed import run_in_processes
+from image_classifier.engine.launch.commands import CONFIG_DIR, PROJECT_ROOT
+from image_classifier.engine.launch.processes import run_in_processes
 
 GLOBAL_BATCH = 256
 TRAIN_IMAGES = 5_120

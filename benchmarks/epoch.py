@@ -24,9 +24,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from image_classifier import pipeline
-from image_classifier.cli import CONFIG_DIR
 from image_classifier.data.datamodule import ImageDataModule, normalize
 from image_classifier.data.synthetic import generate_images
+from image_classifier.engine.launch.commands import CONFIG_DIR
 
 EPOCHS = 6  # the first one warms up both
 GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs

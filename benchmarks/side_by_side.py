@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common import Row, describe, ratio, write_results
 
-from image_classifier.threads import SPINS, WAITING
+from image_classifier.engine.launch.threads import SPINS, WAITING
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 3

@@ -25,7 +25,7 @@ app()
 FIRST_STEP = """
 import os, sys
 import pytorch_lightning as pl
-from image_classifier import cli
+from image_classifier.engine.launch import commands as cli
 pl.LightningModule.on_train_batch_end = lambda *arguments: os._exit(0)
 sys.argv = ["train.py", *sys.argv[1:]]
 cli.train_command()
@@ -40,7 +40,7 @@ Path(results).write_text(Path('/proc/self/status').read_text().split('VmHWM:')[1
 JOBS = """
 import json, os, sys, time
 from pathlib import Path
-from image_classifier import cli
+from image_classifier.engine.launch import commands as cli
 results = sys.argv.pop(1)
 pipeline = cli.import_pipeline()
 train = pipeline.train
@@ -121,7 +121,7 @@ def peak_memory() -> list[Row]:
     take = "import sys; results = sys.argv.pop(1)"
     bare = results(f"{take}; {IMPORTS}{PEAK}") / 1024
     with tempfile.TemporaryDirectory() as directory:
-        code = f"{take}; from image_classifier.cli import train_command; train_command(){PEAK}"
+        code = f"{take}; from image_classifier.engine.launch.commands import train_command; train_command(){PEAK}"
         ours = results(code, "trainer.max_epochs=1", f"hydra.run.dir={directory}/run") / 1024
     note = f"{ours:.0f} MiB against {bare:.0f} MiB + {data_mebibytes:.0f} MiB"
     return [

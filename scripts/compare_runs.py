@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from image_classifier.configuration import PROJECT_ROOT
-from image_classifier.errors import UserError
-from image_classifier.files import write_atomically
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.configuration import PROJECT_ROOT
+from image_classifier.engine.runs.files import write_atomically
 
 # torch and matplotlib are imported for the picture only, after the tables are on the screen.
 
@@ -184,9 +184,9 @@ def draw_difference(runs: Sequence[Run], stage: str, path: Path) -> None:
     Raises:
         UserError: The runs have different classes.
     """
-    from image_classifier.confusion.draw import to_array
-    from image_classifier.confusion.matrix import from_csv, normalize
-    from image_classifier.report import draw
+    from image_classifier.engine.confusion.matrix import from_csv, normalize
+    from image_classifier.engine.figures import report as draw
+    from image_classifier.engine.figures.confusion_matrix import to_array
 
     texts = [(run.directory / "confusion_matrix" / f"{stage}.csv").read_text() for run in runs]
     (first, names), (second, other_names) = map(from_csv, texts)

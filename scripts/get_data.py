@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from image_classifier.configuration import PROJECT_ROOT
-from image_classifier.data.sources import FILES, ensure_files
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.sources import FILES, ensure_files
+from image_classifier.engine.launch.configuration import PROJECT_ROOT
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from system_packages import NEEDS, why_not
 
 from image_classifier import pipeline
-from image_classifier.checks import check_config
-from image_classifier.cli import CONFIG_DIR, PROJECT_ROOT
+from image_classifier.engine.launch.checks import check_config
+from image_classifier.engine.launch.commands import CONFIG_DIR, PROJECT_ROOT
 from tiny import TINY
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
 
 
 def return_rank(argument: str) -> str:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.cli import PROJECT_ROOT
+from image_classifier.engine.launch.commands import PROJECT_ROOT
 from tiny import TINY
 
 SETTINGS = (*TINY, "trainer.max_epochs=1", "data.num_samples=40", "logger=none", "confusion_matrix=none")
 COMPOSE = """
 import sys
 from image_classifier import pipeline
-from image_classifier.configuration import compose
+from image_classifier.engine.launch.configuration import compose
 import image_classifier
 print("package:", image_classifier.__file__)
 pipeline.train(compose("train", sys.argv[1:]))

@@ -11,8 +11,8 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from image_classifier import pipeline
-from image_classifier.cli import CONFIG_DIR
-from image_classifier.configuration import compose
+from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.launch.configuration import compose
 from tiny import TINY
 
 SETTINGS = (*TINY, "trainer.max_epochs=1", "logger=none", "confusion_matrix=none")

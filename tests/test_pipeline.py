@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from image_classifier import pipeline
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
 from tiny import TINY
 
 PLAIN = ("logger=none", "confusion_matrix=none", "callbacks.sample_images=null")

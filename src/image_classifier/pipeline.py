@@ -23,23 +23,23 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from image_classifier import predictions, summary
-from image_classifier.callbacks.checkpoints import BestCheckpoint
 from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
 from image_classifier.callbacks.report import Report
-from image_classifier.checkpoint import accepted, load_datamodule, load_model, network_arguments, read_checkpoint
-from image_classifier.checkpoint_io import AtomicCheckpointIO
-from image_classifier.checks import check_config, settle_paths
 from image_classifier.data.datamodule import ImageDataModule
-from image_classifier.errors import UserError
-from image_classifier.files import write_atomically, write_json
-from image_classifier.instantiation import make
-from image_classifier.loggers.base import RunLogger
+from image_classifier.engine.checkpoint import accepted, load_datamodule, load_model, network_arguments, read_checkpoint
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.checks import check_config, settle_paths
+from image_classifier.engine.launch.objects import make
+from image_classifier.engine.launch.resume import adopt, check_resumable, flatten, typed_overrides
+from image_classifier.engine.loggers.base import RunLogger
+from image_classifier.engine.runs import predictions, summary
+from image_classifier.engine.runs.files import write_atomically, write_json
+from image_classifier.engine.runs.provenance import command_line, git_commit
+from image_classifier.engine.sweeps.objectives import objective_values
+from image_classifier.engine.training.best_checkpoint import BestCheckpoint
+from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
+from image_classifier.engine.training.overhead import reduce_overhead
 from image_classifier.models.classifier import Classifier
-from image_classifier.overhead import reduce_overhead
-from image_classifier.provenance import command_line, git_commit
-from image_classifier.resume import adopt, check_resumable, flatten, typed_overrides
-from image_classifier.sweeps.objectives import objective_values
 
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # their notices bury ours

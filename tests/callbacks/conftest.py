@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from image_classifier.data.batches import ImageSet
 from image_classifier.data.datamodule import ImageDataModule
+from image_classifier.engine.images.batches import ImageSet
 from image_classifier.models.classifier import Classifier
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn import metrics
 
 from image_classifier import pipeline
-from image_classifier.confusion.matrix import from_csv
 from image_classifier.data.synthetic import Synthetic
-from image_classifier.errors import UserError
+from image_classifier.engine.confusion.matrix import from_csv
+from image_classifier.engine.errors import UserError
 
 
 def pictures(run_dir: Path) -> list[str]:

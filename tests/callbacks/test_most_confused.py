@@ -6,8 +6,8 @@ import pytest
 from pytorch_lightning.loggers import WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from image_classifier.confusion.matrix import from_csv, most_confused
-from image_classifier.loggers.base import markdown_cell
+from image_classifier.engine.confusion.matrix import from_csv, most_confused
+from image_classifier.engine.loggers.base import markdown_cell
 
 # What these tests do not look at.
 QUICK = (

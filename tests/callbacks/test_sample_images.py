@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier.callbacks.image_grid import displayable, draw_image_grid
 from image_classifier.data.synthetic import Synthetic
+from image_classifier.engine.figures.image_grid import displayable, draw_image_grid
 from tiny import TINY_WITH_DRAWINGS
 
 

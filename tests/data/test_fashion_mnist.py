@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from image_classifier.data.fashion_mnist import TorchvisionMNIST
-from image_classifier.data.sources import FASHION_MNIST_SHA256, sha256
-from image_classifier.instantiation import make
+from image_classifier.engine.images.sources import FASHION_MNIST_SHA256, sha256
+from image_classifier.engine.launch.objects import make
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from image_classifier import pipeline
-from image_classifier.data.batches import InMemoryLoader
 from image_classifier.data.image_folder import FileLoader, ImageFolder
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.batches import InMemoryLoader
 from tiny import TINY
 
 COLOURS = {"blue": (20, 20, 220), "green": (20, 220, 20), "red": (220, 20, 20)}

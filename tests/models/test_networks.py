@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from image_classifier import pipeline
-from image_classifier.cli import CONFIG_DIR
-from image_classifier.errors import UserError
-from image_classifier.instantiation import make
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.launch.objects import make
 from image_classifier.models.cnn import CNN
 from image_classifier.models.mlp import MLP
 

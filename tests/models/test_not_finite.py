@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from image_classifier import pipeline
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
 from image_classifier.models.classifier import Classifier
 from tiny import TINY
 

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from image_classifier import pipeline
 from image_classifier.data.datamodule import normalize
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
 from image_classifier.models.timm import TimmNetwork, makes_logits, resize, timm_network
 from tiny import TINY
 

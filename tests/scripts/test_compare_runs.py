@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from image_classifier.confusion.matrix import to_csv
-from image_classifier.errors import UserError
+from image_classifier.engine.confusion.matrix import to_csv
+from image_classifier.engine.errors import UserError
 
 NAMES = ["cat", "dog [large]", "bird"]
 
@@ -73,7 +73,7 @@ def test_csv_holds_the_same(make_run: Callable[..., Path], tmp_path: Path) -> No
 
 def test_the_picture_shows_percentage_points(make_run: Callable[..., Path], tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     drawn = []
-    from image_classifier.report import draw
+    from image_classifier.engine.figures import report as draw
 
     original = draw.draw_difference
     monkeypatch.setattr(draw, "draw_difference", lambda *given: drawn.append(given) or original(*given))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import system_packages
 
-from image_classifier.cli import PROJECT_ROOT
+from image_classifier.engine.launch.commands import PROJECT_ROOT
 
 APT = """#!/bin/sh
 echo "$DEBIAN_FRONTEND $*" >> "$0.log"
@@ -115,7 +115,7 @@ def test_the_reason_names_what_is_missing(machine: Callable[..., Path]) -> None:
 def test_without_their_programs_tests_are_skipped_and_fail_in_ci(tmp_path: Path) -> None:
     plugin = "import system_packages\nsystem_packages.DAEMONS = ()\n"
     (tmp_path / "no_daemons.py").write_text(plugin)
-    files = ["tests/test_tensorboard_page.py", "tests/sweeps/test_launchers.py"]
+    files = ["tests/engine/loggers/test_tensorboard_page.py", "tests/engine/sweeps/test_launchers.py"]
     options = ["-n0", "-q", "-p", "no:cacheprovider", "-p", "no_daemons", "-k", "tab_shows or optuna_sweep"]
     runs = []
     for ci in ("", "true"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
-from image_classifier.loggers.base import log_image
+from image_classifier.engine.loggers.base import log_image
 
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
@@ -91,8 +91,8 @@ class Calibration(pl.Callback):
         figures = self.reliability.pop(stage).compute()  # over the samples of all processes
         pl_module.log(f"{stage}/ece", figures["ece"].float())
         if trainer.is_global_zero:
-            from image_classifier.confusion.draw import to_array
-            from image_classifier.report.draw import draw_reliability
+            from image_classifier.engine.figures.confusion_matrix import to_array
+            from image_classifier.engine.figures.report import draw_reliability
 
             bins = {name: figures[name].cpu().numpy() for name in ("count", "confidence", "accuracy")}
             title = f"{stage}, expected calibration error {float(figures['ece']):.2%}"

@@ -9,11 +9,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from image_classifier.confusion import matrix
-from image_classifier.confusion.counts import ConfusionCounts
-from image_classifier.errors import UserError
-from image_classifier.files import write_atomically
-from image_classifier.loggers.base import group_curves, log_image, log_matrix, log_matrix_chart, log_scalars
+from image_classifier.engine.confusion import matrix
+from image_classifier.engine.confusion.counts import ConfusionCounts
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.loggers.base import group_curves, log_image, log_matrix, log_matrix_chart, log_scalars
+from image_classifier.engine.runs.files import write_atomically
 
 CHART_CLASSES = 15  # most confused classes in the interactive chart of a matrix above `max_cells`
 
@@ -152,7 +152,7 @@ class ConfusionMatrixCallback(pl.Callback):
             if not wanted:
                 wanted, loggers = bool(without) or not trainer.loggers, without
         if wanted:
-            from image_classifier.confusion.draw import draw_confusion_matrix  # slow to import
+            from image_classifier.engine.figures.confusion_matrix import draw_confusion_matrix  # slow to import
 
             for mode in self.modes:
                 picture = draw_confusion_matrix(counts, self.class_names, mode, title)

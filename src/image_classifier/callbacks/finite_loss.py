@@ -4,7 +4,7 @@ import math
 
 import pytorch_lightning as pl
 
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
 
 
 class FiniteLoss(pl.Callback):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image_classifier.loggers.base import log_image
+from image_classifier.engine.loggers.base import log_image
 
 THUMBNAIL = 128  # pixels; larger images are reduced before they are kept
 
@@ -122,7 +122,7 @@ class Misclassified(pl.Callback):
             self.merge(groups)
 
     def draw(self, stage: str, trainer: pl.Trainer) -> np.ndarray:
-        from image_classifier.callbacks.image_grid import draw_image_grid, shorten
+        from image_classifier.engine.figures.image_grid import draw_image_grid, shorten
 
         assert self.candidates is not None
         names = [shorten(name) for name in trainer.datamodule.class_names]  # type: ignore[attr-defined]

@@ -3,8 +3,8 @@
 import pytorch_lightning as pl
 
 from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
-from image_classifier.confusion.matrix import most_confused
-from image_classifier.loggers.base import log_rows
+from image_classifier.engine.confusion.matrix import most_confused
+from image_classifier.engine.loggers.base import log_rows
 
 COLUMNS = ("true class", "taken for", "count", "share of the true class")
 

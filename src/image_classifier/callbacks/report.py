@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from image_classifier.callbacks.calibration import Calibration
 from image_classifier.callbacks.misclassified import Misclassified
-from image_classifier.provenance import command_line, git_commit, within_project
+from image_classifier.engine.runs.provenance import command_line, git_commit, within_project
 
 TRAINING_CURVES = ("train/loss", "train/acc")
 VALIDATION_CURVES = ("val/loss", "val/acc")
@@ -88,8 +88,8 @@ class Report(pl.Callback):
         Returns:
             The path of the page.
         """
-        from image_classifier.report.draw import draw_learning_curves
-        from image_classifier.report.page import read_matrices, write_report
+        from image_classifier.engine.figures.report import draw_learning_curves
+        from image_classifier.engine.runs.page import read_matrices, write_report
 
         stages = [stage for stage in ("val", "test") if any(name.startswith(f"{stage}/") for name in metrics)]
         gallery: dict[str, np.ndarray] = {}

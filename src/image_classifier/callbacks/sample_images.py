@@ -3,7 +3,7 @@
 import numpy as np
 import pytorch_lightning as pl
 
-from image_classifier.loggers.base import log_image
+from image_classifier.engine.loggers.base import log_image
 
 
 class SampleImages(pl.Callback):
@@ -19,7 +19,7 @@ class SampleImages(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.global_step > 0:  # a resumed run has logged them before
             return
-        from image_classifier.callbacks.image_grid import displayable, draw_image_grid, shorten
+        from image_classifier.engine.figures.image_grid import displayable, draw_image_grid, shorten
 
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         images, labels = datamodule.first_training_images(self.rows**2)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from image_classifier.data.augment import Augmentation
-from image_classifier.data.batches import EpochBatches, ImageSet, InMemoryLoader
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
 
 IGNORED = -100  # label of an image without one; torch's default for `ignore_index`
 PIXELS_IN_FINGERPRINT = 2**18  # evenly spread over all images

@@ -7,9 +7,9 @@ from typing import Any
 import torchvision
 from torch import Tensor
 
-from image_classifier.data.batches import ImageSet
 from image_classifier.data.datamodule import ImageDataModule
-from image_classifier.data.sources import ensure_files
+from image_classifier.engine.images.batches import ImageSet
+from image_classifier.engine.images.sources import ensure_files
 
 
 class TorchvisionMNIST(ImageDataModule):

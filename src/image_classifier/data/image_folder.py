@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from image_classifier.data.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.data.datamodule import ImageDataModule, stratified_split, tell
-from image_classifier.data.memory import free_memory, free_shared_memory
-from image_classifier.data.pictures import (
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
+from image_classifier.engine.images.memory import free_memory, free_shared_memory
+from image_classifier.engine.images.pictures import (
     Background,
     Fit,
     PictureForm,
@@ -26,7 +27,6 @@ from image_classifier.data.pictures import (
     read_picture,
     read_pictures,
 )
-from image_classifier.errors import UserError
 
 # Per channel, in units of the full range; the grey ones are those of the weighted sum of the channels.
 IMAGENET_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.459,)}

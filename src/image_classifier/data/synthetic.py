@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from image_classifier.data.batches import ImageSet
 from image_classifier.data.datamodule import ImageDataModule
+from image_classifier.engine.images.batches import ImageSet
 
 NOISE = 0.25  # standard deviation of the pixel noise, in units of the full range
 TEST_SHARE = 0.2

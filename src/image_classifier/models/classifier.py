@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
-from image_classifier.errors import UserError
-from image_classifier.metric_modes import metric_mode
-from image_classifier.models.optimization import Schedule, Span, make_optimizer, make_schedule, refit
-from image_classifier.overhead import QuickAttributes
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.metric_modes import metric_mode
+from image_classifier.engine.training.optimization import Schedule, Span, make_optimizer, make_schedule, refit
+from image_classifier.engine.training.overhead import QuickAttributes
 
 OPTIMIZATION = ("optimizer", "scheduler", "scheduler_interval", "scheduler_frequency")  # settings in the recipe
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from image_classifier.models.arguments import require_size, require_sizes
+from image_classifier.engine.network_arguments import require_size, require_sizes
 
 
 class CNN(nn.Module):

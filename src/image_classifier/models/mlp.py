@@ -6,7 +6,7 @@ from math import prod
 
 from torch import nn
 
-from image_classifier.models.arguments import require_sizes
+from image_classifier.engine.network_arguments import require_sizes
 
 
 class MLP(nn.Sequential):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torchvision
 from torch import nn
 
-from image_classifier.models.arguments import require
+from image_classifier.engine.network_arguments import require
 
 
 def resnet(

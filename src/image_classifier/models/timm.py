@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
-from image_classifier.errors import UserError
+from image_classifier.engine.errors import UserError
 
 
 class TimmNetwork(nn.Module):

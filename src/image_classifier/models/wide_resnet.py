@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from image_classifier.models.arguments import is_size, require, require_size
+from image_classifier.engine.network_arguments import is_size, require, require_size
 
 
 class WideResNet(nn.Module):

@@ -1,0 +1,367 @@
+"""Picture files: finding them, and decoding them to the shape that a network takes."""
+
+import hashlib
+import os
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import SAMPLEFORMAT
+from rich.progress import track
+from torch import Tensor
+
+from image_classifier.engine.errors import UserError
+
+Fit = Literal["crop", "stretch"]
+Background = Literal["white", "black", "mean"]
+
+UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow tells what they are; Ghostscript draws EPS
+KEY_BYTES = 4096  # of each file, for `picture_keys`
+
+
+class PictureForm(NamedTuple):
+    """What a decoded picture looks like."""
+
+    channels: int  # 1 (grey) or 3 (RGB)
+    height: int
+    width: int
+    fit: Fit  # "crop": scale the shorter side and keep the centre; "stretch": change the proportions
+    background: tuple[int, ...] = (255, 255, 255)  # per channel, 0 to 255: what shows through transparent pixels
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of a picture."""
+        return self.channels * self.height * self.width
+
+    @classmethod
+    def make(
+        cls, image_shape: Sequence[int], fit: Fit = "crop", background: Background = "white", mean: Sequence[float] = ()
+    ) -> "PictureForm":
+        """The form for a network.
+
+        Args:
+            image_shape: Channels, height and width.
+            fit: As the field.
+            background: "white", "black", or "mean" for the mean of the normalisation.
+            mean: That mean per channel, 0 to 1.
+
+        Raises:
+            UserError: There are neither 1 nor 3 channels, or the background is unknown.
+        """
+        channels, height, width = image_shape
+        if channels not in (1, 3):
+            raise UserError(f"expected pictures of 1 (grey) or 3 (RGB) channels but found data.channels={channels}")
+        colours = {
+            "white": (255,) * channels,
+            "black": (0,) * channels,
+            "mean": tuple(round(255 * value) for value in mean),
+        }
+        if background not in colours:
+            raise UserError(
+                f"expected data.background to be one of {', '.join(colours)} but found {background!r}; "
+                "for example data.background=white"
+            )
+        return cls(channels, height, width, fit, colours[background])
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> "PictureForm":
+        """The form in which a checkpoint's network was shown pictures; its recipe may be of any data set."""
+        data = recipe["data"]
+        return cls.make(recipe["image_shape"], data.get("fit", "crop"), data.get("background", "white"), recipe["mean"])
+
+
+@lru_cache(maxsize=1)
+def picture_suffixes() -> frozenset[str]:
+    """Suffixes, in lower case, of the files that Pillow can decode."""
+    suffixes = Image.registered_extensions()  # loads Pillow's plug-ins, which fills Image.OPEN
+    decodable = (Image.OPEN.keys() | {"MPO"}) - UNDECODABLE  # the plug-in for JPEG opens MPO too
+    return frozenset(suffix for suffix, name in suffixes.items() if name in decodable)
+
+
+def find_pictures(directory: Path, skipped: Counter[str] | None = None) -> list[Path]:
+    """All picture files below a directory, sorted; links to folders are followed, each folder once.
+
+    Args:
+        directory: Where to look.
+        skipped: Counts what is left out: by suffix, "hidden", "broken link" or "folder linked twice".
+    """
+    skipped = Counter() if skipped is None else skipped
+    found: list[Path] = []
+    visited: set[tuple[int, int]] = set()
+    folders = [directory]
+    for folder in folders:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in visited:
+            skipped["folder linked twice"] += 1
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith("."):
+                skipped["hidden"] += 1
+            elif path.is_dir():
+                folders.append(path)
+            elif not path.is_file():
+                skipped["broken link" if path.is_symlink() else "no file"] += 1
+            elif path.suffix.lower() in picture_suffixes():
+                found.append(path)
+            else:
+                skipped[path.suffix.lower() or "without suffix"] += 1
+    return sorted(found)
+
+
+def describe_skipped(skipped: Counter[str]) -> str:
+    """What `find_pictures` left out, in words; empty when nothing was."""
+    if not skipped:
+        return ""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common())
+    return f"skipped {skipped.total()} file{'s' * (skipped.total() > 1)} ({reasons})"
+
+
+def class_folders(folder: Path, skipped: Counter[str]) -> dict[str, Path]:
+    """The folders of the classes in natural order (2 before 10), by class name.
+
+    Args:
+        folder: Where they lie.
+        skipped: Counts what lies beside them.
+
+    Raises:
+        UserError: There is no such folder, or two class names are the same or one is no text.
+    """
+    if not folder.is_dir():
+        raise UserError(f"expected a directory of pictures but found none at {folder}; name it: data.root=DIR")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: natural(path.name)):
+        if path.name.startswith("."):
+            skipped["hidden"] += 1
+        elif not path.is_dir():
+            skipped[f"{path.suffix.lower() or 'without suffix'} beside the class folders"] += 1
+        else:
+            if (name := class_name(path.name)) in found:
+                raise UserError(
+                    f"expected a name of its own for each class folder in {folder} but found {name} twice, "
+                    "in two Unicode spellings; put their pictures into one folder"
+                )
+            found[name] = path
+    return found
+
+
+def class_name(folder: str) -> str:
+    """The name of a class folder in the one spelling (NFC) in which names of other machines compare equal.
+
+    Raises:
+        UserError: Its bytes are no UTF-8, so that no file could hold the name.
+    """
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"expected a class folder with a name in UTF-8 but found {printable(folder)}; rename it"
+        ) from None
+    return unicodedata.normalize("NFC", folder)
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """A key that sorts numbers inside names by their value."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+
+def printable(path: Path | str) -> str:
+    """A path whose bytes need not be text."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def cached_while_unchanged(read: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Share what is read of files between the jobs of a multirun, until one of the files is another."""
+
+    @lru_cache(maxsize=4)
+    def cached(stamps: tuple[Any, ...], paths: tuple[Path, ...], *arguments: Any) -> Tensor:
+        return read(paths, *arguments)
+
+    @wraps(read)
+    def call(paths: tuple[Path, ...], *arguments: Any) -> Tensor:
+        return cached(tuple(map(stamp, paths)), paths, *arguments)
+
+    return call
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None where it cannot be read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@cached_while_unchanged
+def picture_keys(paths: tuple[Path, ...], names: tuple[str, ...]) -> Tensor:
+    """Numbers by which pictures are known again, also in a folder that was moved.
+
+    Args:
+        paths: N files.
+        names: What each is called wherever it lies: its class, and its path in the class folder.
+
+    Returns:
+        (N,) int64, hashes of name, size and `KEY_BYTES` from the middle of the file.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+
+    def key(path: Path, name: str) -> int:
+        with path.open("rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - KEY_BYTES) // 2)
+            content = b"%d\0%b\0%b" % (size, os.fsencode(name), file.read(KEY_BYTES))
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+
+    try:
+        keys = [key(path, name) for path, name in zip(paths, names, strict=True)]
+    except OSError as error:
+        raise UserError(f"expected a readable picture but found {error}; check its rights or remove it") from None
+    return torch.tensor(keys, dtype=torch.int64)
+
+
+def read_picture(path: Path, form: PictureForm) -> Tensor:
+    """Decode a picture, of animations and documents the first one, upright as its EXIF data says.
+
+    Returns:
+        (C, H, W) uint8.
+
+    Raises:
+        UserError: The file is no picture, is cut off or cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            scale_transparent_value(file)
+            # Large JPEGs are decoded at a smaller scale: both sides alike, because EXIF may swap them.
+            file.draft("L" if form.channels == 1 else "RGB", (2 * max(form.width, form.height),) * 2)
+            file.load()
+            turn_upright(file)
+            image = flatten(file, form.channels, form.background)
+            size = (form.width, form.height)
+            fitted = ImageOps.fit(image, size) if form.fit == "crop" else image.resize(size)
+    except Exception as error:  # Pillow's plug-ins raise whatever a damaged file leads them to
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"expected a picture but found {printable(path)}: {reason}; repair or remove the file"
+        ) from None
+    pixels = torch.from_numpy(np.array(fitted))
+    return pixels.unsqueeze(0) if form.channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def scale_transparent_value(file: ImageFile.ImageFile) -> None:
+    """Bring a PNG's transparent value to the 8 bits to which Pillow brings the pixels but not this value."""
+    transparent = file.info.get("transparency")
+    if file.format != "PNG" or transparent is None or not file.tile:
+        return
+    raw_mode = file.tile[0][3]
+    if raw_mode in ("L;2", "L;4"):
+        file.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}[raw_mode]
+    elif raw_mode == "RGB;16B":
+        file.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Apply the orientation in the EXIF data; where they are damaged, the picture stays as it is."""
+    try:
+        image.getexif()
+    except Exception:  # as above
+        return
+    ImageOps.exif_transpose(image, in_place=True)
+
+
+def flatten(image: Image.Image, channels: int, background: tuple[int, ...]) -> Image.Image:
+    """Bring an image of any of Pillow's modes to 8 bits, and put it onto a background where it is transparent.
+
+    Args:
+        image: A loaded image. How its deep pixels are scaled: `deep_pixels`, `to_eight_bits`.
+        channels: 1 (grey) or 3 (RGB).
+        background: Colour per channel, 0 to 255.
+
+    Returns:
+        An image of mode L or RGB.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    alpha: Image.Image | None = None
+    if image.mode.startswith(("I", "F")):
+        values, white = deep_pixels(image)
+        if "transparency" in image.info:
+            alpha = Image.fromarray((values != image.info["transparency"]).astype(np.uint8) * 255)
+        image = Image.fromarray(to_eight_bits(values, white))
+    elif image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow knows no shorter way
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    elif image.mode == "LAB":
+        image = image.convert("RGB")  # nor here
+    image = image.convert(mode)
+    if alpha is None:
+        return image
+    canvas = Image.new(mode, image.size, background[0] if channels == 1 else background)
+    canvas.paste(image, mask=alpha)
+    return canvas
+
+
+def deep_pixels(image: Image.Image) -> tuple[np.ndarray, float | None]:
+    """The values of an image of mode I, F or I;16*, and the value of white where its mode or file format tells it."""
+    values = np.asarray(image)
+    if ";16" in image.mode or (image.format == "PPM" and image.mode == "I"):
+        return values, 65535
+    if image.format == "TIFF" and image.mode == "I" and image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 1:  # type: ignore[attr-defined]
+        values = values.view(np.uint32)  # Pillow reads unsigned values as signed ones
+    return values, None
+
+
+def to_eight_bits(values: np.ndarray, white: float | None = None) -> np.ndarray:
+    """Scale deep pixels to 0 to 255.
+
+    Black is 0. White, where it is not given, is 1 for floats below 2, else the smallest of 255 and 65535 that no
+    value exceeds. Where that fits no picture (values are negative or beyond 65535), its lowest value is black and
+    its highest is white.
+
+    Args:
+        values: (H, W) integers or floats. NaN and negative infinity come out black, infinity white.
+        white: The value of white.
+
+    Returns:
+        (H, W) uint8, rounded.
+    """
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if white is not None:
+        low, high = 0.0, white
+    elif low >= 0 and high <= 65535:
+        low, high = 0.0, 1.0 if values.dtype.kind == "f" and high < 2 else 255.0 if high <= 255 else 65535.0
+    scaled = (values.astype(np.float32) - low) * (255 / ((high - low) or 1))
+    return np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)).astype(np.uint8)
+
+
+@cached_while_unchanged
+def read_pictures(paths: tuple[Path, ...], form: PictureForm) -> Tensor:
+    """Decode many pictures in parallel threads (Pillow decodes outside Python's lock), with a progress bar.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    images = torch.empty(len(paths), form.channels, form.height, form.width, dtype=torch.uint8)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded: Iterable[Tensor] = pool.map(lambda path: read_picture(path, form), paths)
+        try:
+            for index, image in enumerate(
+                track(decoded, "Decoding pictures", len(paths), disable=not sys.stdout.isatty())
+            ):
+                images[index] = image
+        except UserError:
+            pool.shutdown(cancel_futures=True)  # one bad file is enough
+            raise
+    return images

@@ -1,0 +1,215 @@
+"""Checks of the composed configuration, made before torch is imported: one line says what to type instead."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.metric_modes import metric_mode
+
+PRECISIONS = (
+    *("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
+    *("32", "64", "bf16", "16", 16, 32, 64, "transformer-engine", "transformer-engine-float16"),
+)
+PATHS = ("data.root", "ckpt_path", "input", "output", "paths.root_dir", "paths.data_dir", "paths.output_dir")
+
+
+class Check(NamedTuple):
+    """What a setting must be."""
+
+    accepts: Callable[[Any], bool]
+    expected: str  # in words
+    example: Any
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return is_whole(value) or isinstance(value, float)
+
+
+COUNT_OR_SHARE = "a number of images of at least 1, or a fraction between 0.0 and 1.0"
+
+
+def is_count_or_share(value: Any) -> bool:
+    return (is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1)
+
+
+def whole(minimum: int, example: int) -> Check:
+    return Check(lambda value: is_whole(value) and value >= minimum, f"a whole number of at least {minimum}", example)
+
+
+def at_least(minimum: float, example: float) -> Check:
+    return Check(lambda value: is_number(value) and value >= minimum, f"a number of at least {minimum:g}", example)
+
+
+def fraction(example: float) -> Check:
+    return Check(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1", example)
+
+
+def limit() -> Check:
+    return Check(
+        lambda value: (is_whole(value) and value >= 0) or (is_number(value) and 0 <= value <= 1),
+        "a number of batches, or a fraction from 0.0 to 1.0",
+        0.1,
+    )
+
+
+def one_of(*choices: str) -> Check:
+    return Check(lambda value: value in choices, f"one of {', '.join(choices)}", choices[0])
+
+
+def some_of(*choices: str) -> Check:
+    return Check(
+        lambda value: OmegaConf.is_list(value) and all(item in choices for item in value),
+        f"a list of any of {', '.join(choices)}",
+        f"[{choices[0]}]",
+    )
+
+
+def normalization() -> Check:
+    modes = ("none", "true", True, "pred", "all")  # YAML reads true as a boolean
+    return Check(
+        lambda value: value in modes or (OmegaConf.is_list(value) and value and all(mode in modes for mode in value)),
+        "one of none, true, pred, all, or a list of them",
+        "[none,true]",
+    )
+
+
+def switch() -> Check:
+    return Check(lambda value: isinstance(value, bool), "true or false", "true")
+
+
+CHECKS: dict[str, Check] = {
+    "seed": Check(lambda value: is_whole(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295", 1),
+    "train": switch(),
+    "test": switch(),
+    "monitor.metric": Check(
+        lambda value: isinstance(value, str) and value.startswith("val/"), "the key of a validation metric", "val/acc"
+    ),
+    "monitor.mode": one_of("max", "min"),
+    "data.batch_size": whole(1, 128),
+    "data.eval_batch_size": whole(1, 1000),
+    "data.num_classes": whole(2, 10),
+    "data.num_samples": whole(5, 2000),
+    "data.image_size": whole(1, 28),
+    "data.channels": whole(1, 1),
+    "data.num_workers": whole(0, 2),
+    "data.imbalance": at_least(1, 10),
+    "data.val_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.1),
+    "data.test_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.2),
+    "data.in_memory": Check(lambda value: value == "auto" or isinstance(value, bool), "true, false or auto", "auto"),
+    "data.fit": one_of("crop", "stretch"),
+    "data.background": one_of("white", "black", "mean"),
+    "data.mirror": switch(),
+    "data.augmentation.flip": fraction(0.5),
+    "data.augmentation.shift": whole(0, 2),
+    "data.augmentation.erase": fraction(0.25),
+    "data.augmentation.erase_size": whole(1, 8),
+    "model.optimizer.lr": Check(lambda value: is_number(value) and value > 0, "a number above 0", 0.001),
+    "model.optimizer.weight_decay": at_least(0, 0.01),
+    "model.scheduler_interval": one_of("step", "epoch"),
+    "model.scheduler_frequency": whole(1, 1),
+    "model.label_smoothing": fraction(0.1),
+    "model.compile": switch(),
+    "model.channels_last": switch(),
+    "model.test_time_flip": switch(),
+    "model.ignore_index": whole(-100, -100),
+    "confusion_matrix.forms": some_of("image", "scalar", "table", "chart"),
+    "confusion_matrix.stages": some_of("val", "test"),
+    "confusion_matrix.normalize": normalization(),
+    "confusion_matrix.max_cells": whole(0, 2500),
+    "confusion_matrix.top_confusions": whole(0, 50),
+    "confusion_matrix.every_n_epochs": whole(1, 5),
+    "trainer.max_epochs": Check(
+        lambda value: is_whole(value) and (value >= 1 or value == -1),
+        "a whole number of at least 1, or -1 with trainer.max_steps or trainer.max_time",
+        10,
+    ),
+    "trainer.precision": Check(lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS[:7])}", "32-true"),
+    "trainer.barebones": Check(
+        lambda value: value is False, "false, for without metrics there is no best checkpoint", "false"
+    ),
+    "trainer.log_every_n_steps": whole(1, 50),
+    "trainer.limit_train_batches": limit(),
+    "trainer.limit_val_batches": limit(),
+    "trainer.limit_test_batches": limit(),
+}
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Check those settings that are there; which ones are depends on the chosen groups.
+
+    Raises:
+        UserError: A mandatory setting is missing, or one has a wrong type or is out of range.
+    """
+    if missing := OmegaConf.missing_keys(cfg):
+        key = min(missing)
+        raise UserError(f"expected a value for {key} but found none; add {key}=VALUE")
+    for key, check in CHECKS.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not check.accepts(value):
+            raise UserError(
+                f"expected {key} to be {check.expected} but found {value!r}; for example {key}={check.example}"
+            )
+    check_together(cfg)
+    if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
+        raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")
+
+
+def check_together(cfg: DictConfig) -> None:
+    """Settings that contradict each other.
+
+    Raises:
+        UserError: Two of them do.
+    """
+    goals = [("objectives", name, mode) for name, mode in (cfg.get("objectives") or {}).items()]
+    if OmegaConf.select(cfg, "monitor.metric"):
+        mode = cfg.monitor.mode if "mode" in cfg.monitor else metric_mode(cfg.monitor.metric)
+        goals.append(("monitor.mode", cfg.monitor.metric, mode))
+    for setting, name, mode in goals:
+        known = metric_mode(name)
+        if mode is None:
+            raise UserError(
+                f"expected monitor.mode to be max or min for monitor.metric={name}, whose name does not tell which is "
+                "better, but found none; for example monitor.mode=max"
+            )
+        if known is not None and mode != known:
+            raise UserError(f"expected {setting} to be {known} for {name} but found {mode}; leave it out")
+    trainer = cfg.get("trainer") or {}
+    if trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) in (-1, None) and not trainer.get("max_time"):
+        raise UserError(
+            "expected an end of the training besides trainer.max_epochs=-1 but found none; add +trainer.max_steps=1000"
+        )
+    flips = [key for key in ("model.test_time_flip", "data.augmentation.flip") if OmegaConf.select(cfg, key)]
+    if cfg.get("train") and OmegaConf.select(cfg, "data.mirror") is False and flips:
+        raise UserError(
+            f"expected no mirrored images because a mirror image is another class here (data.mirror=false) but found "
+            f"{flips[0]}={OmegaConf.select(cfg, flips[0])}; leave it out, or say that they may be: data.mirror=true"
+        )
+
+
+def settle_paths(cfg: DictConfig) -> None:
+    """Write `~` out in the paths of a configuration, as a shell would, and make the run directory absolute.
+
+    Raises:
+        UserError: A path holds what would be taken for an interpolation where the configuration is read again.
+    """
+    for key in PATHS:
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if not isinstance(value, str):
+            continue
+        if "${" in value:
+            raise UserError(f"expected {key} without the characters ${{ but found {value}; rename the directory")
+        if value.startswith("~"):
+            OmegaConf.update(cfg, key, str(Path(value).expanduser()))
+    run_dir = OmegaConf.select(cfg, "paths.run_dir", throw_on_missing=False)
+    if isinstance(run_dir, str):
+        OmegaConf.update(cfg, "paths.run_dir", str(Path(run_dir).expanduser().absolute()))
+
+
+OmegaConf.register_resolver("metric_mode", metric_mode, replace=True)

@@ -1,0 +1,67 @@
+"""TensorBoard."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning.loggers as pl_loggers
+from torch.utils.tensorboard.summary import hparams
+
+from image_classifier.engine.loggers.base import RunLogger, Table, markdown_table
+
+logging.getLogger("tensorboard").setLevel(logging.ERROR)  # its missing-TensorFlow notice tells users nothing
+
+NOT_HYPERPARAMETERS = ("callbacks.", "confusion_matrix.", "hydra.", "logger.", "monitor.", "paths.")
+
+
+class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
+    """Writes event files to `<run_dir>/tensorboard`."""
+
+    def __init__(self, run_dir: str, **settings: Any) -> None:
+        super().__init__(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=False, **settings)
+        self.facts: dict[str, Any] = {}
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        for index, image in enumerate(images):
+            tag = key if len(images) == 1 else f"{key}/{index}"
+            self.experiment.add_image(tag, image, step, dataformats="HWC")
+
+    def log_markdown(self, key: str, markdown: str, step: int) -> bool:
+        self.experiment.add_text(key, markdown, step)
+        return True
+
+    def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
+        caption = ", ".join(f"{name} {value:.5g}" for name, value in beside.items())
+        return self.log_markdown(key, f"{caption}\n\n{markdown_table(table)}", step)
+
+    def group_curves(self, charts: Mapping[str, Mapping[str, str]]) -> None:
+        layout = {
+            heading: {title: ["Multiline", [keys]] for title, keys in titles.items()}
+            for heading, titles in charts.items()
+        }
+        self.experiment.add_custom_scalars(layout)
+
+    def log_facts(self, facts: Mapping[str, Any]) -> None:
+        self.facts = dict(facts)
+        self.log_rows("run", ["setting", "value"], [[key, str(value)] for key, value in facts.items()], 0)
+
+    def log_final_metrics(self, metrics: Mapping[str, float]) -> None:
+        """The HParams entry: settings beside final figures."""
+        settings = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in self.facts.items()
+            if not key.startswith(NOT_HYPERPARAMETERS) and not key.endswith(("_target_", "_partial_"))
+        }
+        final = {f"final/{key}": float(value) for key, value in metrics.items()}
+        # What SummaryWriter.add_hparams does, without its second event file.
+        for summary in hparams(settings, final):
+            self.experiment._get_file_writer().add_summary(summary)
+        self.log_metrics(final, 0)
+
+    def finalize(self, status: str) -> None:
+        """Lightning calls this after fit, and the test comes after it: `close` ends the file."""
+        if self._experiment is not None:
+            self._experiment.flush()
+
+    def close(self) -> None:
+        super().finalize("success")

@@ -1,0 +1,95 @@
+"""What a sweep leaves behind: a ranked table, a picture, the command that repeats the best job, an exit status."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.utils import get_class
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from image_classifier.engine.launch.overrides import quoted
+from image_classifier.engine.runs.files import write_atomically
+from image_classifier.engine.runs.provenance import command_of_job
+from image_classifier.engine.sweeps.job import JobError
+from image_classifier.engine.sweeps.jobs import Job, jobs_of
+from image_classifier.engine.sweeps.objectives import objectives
+from image_classifier.engine.sweeps.ranking import rank_jobs, swept_settings, table_rows, to_csv, to_markdown
+
+COMMANDS_SHOWN = 5  # a sweep with several objectives has several best jobs
+
+Ranked = Sequence[tuple[int | None, Job]]
+
+
+class SweepReport(Callback):
+    """Hydra callback; in `configs/hydra/default.yaml`."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        launcher = config.hydra.launcher._target_
+        if launcher.startswith(f"{__package__}."):
+            Plugins.instance().register(get_class(launcher))  # Hydra knows only what lies in `hydra_plugins`
+        print(f"Sweep directory: {Path(config.hydra.sweep.dir)}", flush=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        sweep_dir = Path(config.hydra.sweep.dir)
+        jobs = list(jobs_of(sweep_dir)) if sweep_dir.is_dir() else []
+        if not jobs:
+            return
+        goals = objectives(config)
+        ranked = rank_jobs(jobs, goals)
+        write_report(sweep_dir, ranked, goals)
+        print_report(sweep_dir, ranked, goals, config.hydra.job.config_name)
+        undone = [job for job in jobs if not job.done]
+        if undone:
+            again = shlex.quote(quoted("hydra.sweep.dir", str(sweep_dir.absolute())))
+            print(
+                f"{len(undone)} of {len(jobs)} jobs did not finish. The same command with {again} runs these again, "
+                "and only these.",
+                file=sys.stderr,
+            )
+            if isinstance(sys.exc_info()[1], JobError | None):
+                sys.exit(1)  # instead of the traceback of the first failed job; any other error is for Hydra to tell
+
+
+def write_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str]) -> None:
+    """Write `sweep_summary.csv`, `.md` and, where settings were swept and jobs finished, `.png`."""
+    rows = table_rows(ranked, goals)
+    write_atomically(sweep_dir / "sweep_summary.csv", to_csv(rows))
+    write_atomically(sweep_dir / "sweep_summary.md", to_markdown(rows))
+    jobs = [job for _, job in ranked]
+    settings = swept_settings(jobs)
+    if settings and any(job.done for job in jobs):
+        from image_classifier.engine.figures.sweep import draw_sweep
+
+        draw_sweep(jobs, settings, goals).savefig(sweep_dir / "sweep_summary.png")
+
+
+def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], config_name: str) -> None:
+    rows = table_rows(ranked, goals)
+    wide = ("reason", "overrides")
+    columns = [column for column in zip(*rows, strict=True) if column[0] not in wide and any(column[1:])]
+    headings, *cells = zip(*columns, strict=True)
+    table = Table(title="Jobs, best first", title_justify="left")
+    for heading in shorten(headings):
+        table.add_column(heading, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    Console(markup=False, emoji=False, highlight=False).print(table)  # a setting may hold brackets
+    for _, job in ranked:
+        if job.reason:
+            print(f"Job {job.directory.name} {job.state}: {job.reason}")
+    best = [job for rank, job in ranked if rank == 1]
+    for job in best[:COMMANDS_SHOWN]:
+        print(f"Repeat job {job.directory.name}: {command_of_job(config_name, job.overrides)}")
+    print(f"Table and picture: {sweep_dir}/sweep_summary.md, .csv, .png")
+
+
+def shorten(headings: Sequence[str]) -> list[str]:
+    """The last part of each dotted key where that says enough."""
+    last = [heading.rpartition(".")[2] for heading in headings]
+    return [short if last.count(short) == 1 else full for short, full in zip(last, headings, strict=True)]

@@ -1,0 +1,224 @@
+"""A checkpoint from anybody: nothing that its recipe says is called, but what stands on an exact list."""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from image_classifier import pipeline
+from image_classifier.engine.checkpoint import allowed_targets, read_checkpoint
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.commands import CONFIG_DIR
+from tiny import TINY
+
+PLAIN = ("logger=none", "confusion_matrix=none", "trainer.max_epochs=1", "callbacks.most_confused=null")
+MARK = "/tmp/image_classifier_called"  # replaced by a path of the test
+
+
+def shell(target: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": target, **arguments}
+
+
+# Calls that would leave a mark. Each is put in every place below; some hide, are partial or carry positional arguments.
+HOSTILE: list[dict[str, Any]] = [
+    shell("image_classifier.engine.images.sources.run", _args_=["touch", MARK], cwd="/"),
+    shell("torch.utils.collect_env.run", command=f"touch {MARK}"),
+    shell("os.system", command=f"touch {MARK}"),
+    shell("subprocess.run", args=["touch", MARK]),
+    shell("subprocess.check_output", _args_=[["touch", MARK]]),
+    shell("pathlib.Path.touch", self=MARK),
+    shell("builtins.open", file=MARK, mode="w"),
+    shell("builtins.eval", _args_=[f"open('{MARK}', 'w')"]),
+    shell("builtins.exec", _args_=[f"open('{MARK}', 'w')"]),
+    shell("io.open", file=MARK, mode="w"),
+    shell("logging.FileHandler", filename=MARK),
+    shell("logging.os.system", command=f"touch {MARK}"),
+    shell("torch.hub.load", repo_or_dir=MARK, model="x", source="local"),
+    shell("torch.load", f=MARK, weights_only=False),
+    shell("torch.save", obj=[], f=MARK),
+    shell("torch.utils.data.DataLoader", dataset=[1]),
+    shell("torch.serialization.os.system", command=f"touch {MARK}"),
+    shell("torch._inductor.codecache.write", content="x", extension="py", specified_dir="/tmp"),
+    shell("torchvision.io.write_file", filename=MARK, data=[]),
+    shell("torchvision.datasets.utils.download_url", url="file:///etc/hostname", root="/tmp"),
+    shell("hydra.utils.call", config={"_target_": "os.system", "command": f"touch {MARK}"}),
+    shell("hydra.utils.instantiate", config={"_target_": "os.system", "command": f"touch {MARK}"}),
+    shell("hydra.utils.get_method", path="os.system"),
+    shell("hydra._internal.utils._locate", path="os.system"),
+    shell("pytorch_lightning.Trainer", default_root_dir=MARK),
+    shell("pytorch_lightning.loggers.CSVLogger", save_dir=MARK),
+    shell("pytorch_lightning.callbacks.ModelCheckpoint", dirpath=MARK),
+    shell("pytorch_lightning.utilities.rank_zero.rank_zero_only", fn="os.system"),
+    shell("optuna.create_study", storage=f"sqlite:///{MARK}"),
+    shell("numpy.save", file=MARK, arr=[]),
+    shell("shutil.copy", src="/etc/hostname", dst=MARK),
+    shell("shutil.rmtree", path=MARK),
+    shell("runpy.run_path", path_name=MARK),
+    shell("importlib.import_module", name="antigravity"),
+    shell("functools.partial", _args_=["os.system", f"touch {MARK}"]),
+    shell("image_classifier.engine.runs.files.write_atomically", path=MARK, content="x"),
+    shell("image_classifier.callbacks.report.Report", run_dir=MARK),
+    shell("image_classifier.engine.loggers.csv.CSVLogger", run_dir=MARK),
+    shell("image_classifier.engine.launch.objects.make", config={"_target_": "os.system", "command": f"touch {MARK}"}),
+    shell("image_classifier.engine.checkpoint.build", node={"_target_": "os.system", "command": f"touch {MARK}"}),
+    shell("image_classifier.engine.checkpoint.import_module", name="antigravity"),
+    shell("image_classifier.models.timm.F.os.system", command=f"touch {MARK}"),
+    shell("image_classifier.data.fashion_mnist.ensure_files", raw_dir=MARK, dataset="FashionMNIST"),
+    shell("torch.optim.lr_scheduler.warnings.os.system", command=f"touch {MARK}"),
+    shell("torch.nn.Module.load_state_dict"),
+    shell("torch.optim.Optimizer"),
+    shell("not.there.at.all"),
+    shell(""),
+    shell("torch.optim.Adam "),
+    {"_target_": 5},
+    {"_target_": ["os", "system"]},
+    {"_target_": {"_target_": "os.system"}},
+    shell("os.system", _partial_=True, command=f"touch {MARK}"),
+    shell("os.system", _recursive_=False, _convert_="all", command=f"touch {MARK}"),
+]
+PLACES = ("model", "model.net", "model.net.hidden", "model.net.list", "model.optimizer", "model.scheduler.x", "data",
+          "data.augmentation", "data.extra.deep.er", "precision", "anything")  # fmt: skip
+
+
+def put(recipe: dict[str, Any], place: str, hostile: dict[str, Any]) -> None:
+    *path, last = place.split(".")
+    node: Any = recipe
+    for key in path:
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
+        node = node[key]
+    node[last] = [[hostile]] if last == "list" else hostile
+
+
+@pytest.fixture
+def good(train: Callable[..., Path]) -> Path:
+    return train(*PLAIN, "test=false") / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[Path]:
+    mark = tmp_path / "called"
+    yield mark
+    assert not mark.exists(), "something was called"
+
+
+def marked(node: Any, mark: Path) -> Any:
+    if isinstance(node, dict):
+        return {key: marked(value, mark) for key, value in node.items()}
+    if isinstance(node, list):
+        return [marked(value, mark) for value in node]
+    return node.replace(MARK, str(mark)) if isinstance(node, str) else node
+
+
+def test_every_hostile_recipe_is_refused_wherever_it_hides(good: Path, mark: Path, tmp_path: Path) -> None:
+    original = torch.load(good, weights_only=True)
+    tried = 0
+    for hostile in HOSTILE:
+        for place in PLACES:
+            checkpoint = original | {"recipe": copy.deepcopy(original["recipe"])}
+            put(checkpoint["recipe"], place, marked(hostile, mark))
+            torch.save(checkpoint, tmp_path / "bad.ckpt")
+            with pytest.raises(UserError, match="known networks, data sets and optimizers but found") as caught:
+                read_checkpoint(str(tmp_path / "bad.ckpt"))
+            assert "\n" not in str(caught.value)
+            tried += 1
+    assert tried == len(HOSTILE) * len(PLACES) > 500
+
+
+@pytest.mark.parametrize("way", ["eval", "predict", "train_false", "resume"])
+@pytest.mark.parametrize("place", ["model.net", "model.optimizer", "data.augmentation", "anything"])
+def test_every_way_in_refuses(
+    good: Path, mark: Path, tmp_path: Path, compose_config: Callable[..., Any], way: str, place: str
+) -> None:
+    checkpoint = torch.load(good, weights_only=True)
+    for hostile in HOSTILE[:12]:
+        bad = checkpoint | {"recipe": copy.deepcopy(checkpoint["recipe"])}
+        put(bad["recipe"], place, marked(hostile, mark))
+        torch.save(bad, tmp_path / "bad.ckpt")
+        Image.new("L", (8, 8)).save(tmp_path / "a.png")
+        given = [f"ckpt_path={tmp_path}/bad.ckpt", f"paths.run_dir={tmp_path}/second"]
+        with pytest.raises(UserError, match="known networks, data sets and optimizers but found"):
+            if way == "eval":
+                pipeline.evaluate(compose_config(*given, config_name="eval"))
+            elif way == "predict":
+                output = f"output={tmp_path}/p.csv"
+                pipeline.predict(compose_config(*given, f"input={tmp_path}/a.png", output, config_name="predict"))
+            else:
+                pipeline.train(compose_config(*TINY, *PLAIN, *given, *["train=false"] * (way == "train_false")))
+    assert not (tmp_path / "second").exists()
+
+
+def test_strings_stay_strings(good: Path, tmp_path: Path, compose_config: Callable[..., Any]) -> None:
+    """An interpolation in a recipe is text: no resolver runs, no environment variable is read."""
+    called: list[str] = []
+    OmegaConf.register_new_resolver("leak", lambda: called.append("called") or "x", replace=True)
+    checkpoint = torch.load(good, weights_only=True)
+    checkpoint["recipe"]["model"]["monitor"] = "${leak:}"
+    checkpoint["recipe"]["precision"] = "32-true"
+    torch.save(checkpoint, tmp_path / "odd.ckpt")
+    model, _ = pipeline.load_run(str(tmp_path / "odd.ckpt"))
+    assert model.monitor == "${leak:}" and called == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "written by train.py but found"),
+        (lambda path: path.write_bytes(b""), "written by train.py but found"),
+        (lambda path: torch.save({"state_dict": {}}, path), "holds no recipe"),
+        (lambda path: torch.save([1, 2], path), "holds no recipe"),
+        (
+            lambda path: torch.save({"recipe": {"model": {}, "data": {}}}, path),
+            "this version of the project can rebuild",
+        ),
+        (lambda path: path.unlink(), "expected a checkpoint file but found none"),
+    ],
+)
+def test_foreign_and_damaged_files_are_told(good: Path, damage: Callable[[Path], Any], message: str) -> None:
+    damage(good)
+    with pytest.raises(UserError, match=message) as caught:
+        pipeline.load_run(str(good))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_this_machine_trusts_by_name_is_built(good: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(good, weights_only=True)
+    net = checkpoint["recipe"]["model"]["net"]
+    net["_target_"] = "torch.nn.Flatten"
+    torch.save(checkpoint, tmp_path / "own.ckpt")
+    with pytest.raises(UserError, match=r"'torch.nn.Flatten'.*trusted: \[torch.nn.Flatten\]"):
+        read_checkpoint(str(tmp_path / "own.ckpt"))
+    with pytest.raises(UserError):
+        read_checkpoint(str(tmp_path / "own.ckpt"), ["torch.nn.*", "torch.*"])  # a package is never enough
+    assert read_checkpoint(str(tmp_path / "own.ckpt"), ["torch.nn.Flatten"])
+
+
+def test_the_list_holds_every_model_and_data_set_of_the_project_and_of_torch() -> None:
+    allowed = allowed_targets()
+    for group in ("model", "data"):
+        for file in Path(CONFIG_DIR, group).glob("*.yaml"):
+            cfg = OmegaConf.load(file)
+            for key in ("_target_", "net._target_", "augmentation._target_"):
+                target = OmegaConf.select(cfg, key)
+                assert target is None or target in allowed
+    assert {"torch.optim.SGD", "torch.optim.lr_scheduler.OneCycleLR", "torch.nn.CrossEntropyLoss"} <= allowed
+    assert not [name for name in allowed if "*" in name]
+
+
+def test_rebuilding_for_prediction_makes_neither_data_nor_optimizer(
+    good: Path, tmp_path: Path, compose_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("made")
+
+    for name in ("image_classifier.data.synthetic.Synthetic.__init__", "torch.optim.AdamW.__init__"):
+        monkeypatch.setattr(name, never)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    given = [f"ckpt_path={good}", f"input={tmp_path}/a.png", f"output={tmp_path}/p.csv"]
+    pipeline.predict(compose_config(*given, f"paths.run_dir={tmp_path}/p", config_name="predict"))
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 2

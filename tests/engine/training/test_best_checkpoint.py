@@ -1,0 +1,232 @@
+"""The best checkpoint is the best, and what is tested is what was chosen, whatever decides when to look."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+from image_classifier import pipeline
+from image_classifier.engine.confusion.matrix import from_csv
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.metric_modes import metric_mode
+from image_classifier.engine.sweeps.objectives import optuna_direction
+
+PLAIN = ("logger=csv", "confusion_matrix=none", "callbacks.early_stopping=null", "data.batch_size=16")
+NOISY = ("model.optimizer.lr=0.3", "model.scheduler=null", "trainer.max_epochs=5")  # goes up and down
+
+
+def saved(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def read_metrics(run_dir: Path) -> dict[str, float]:
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
+def validations(run_dir: Path, metric: str) -> list[float]:
+    """The course of a metric as the CSV logger wrote it."""
+    with (run_dir / "csv" / "metrics.csv").open() as file:
+        return [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
+
+
+def evaluated_by_hand(checkpoint: Path) -> dict[str, float]:
+    """Validation and test accuracy of a checkpoint's weights, in a plain loop over the rebuilt data."""
+    model, data = pipeline.load_run(str(checkpoint))
+    model.eval()
+    data.setup("fit")
+    data.setup("test")
+    found = {}
+    for stage, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        predicted, targets = [], []
+        for images, labels in loader:
+            pixels = (images / 255 - torch.tensor(data.mean).view(-1, 1, 1)) / torch.tensor(data.std).view(-1, 1, 1)
+            with torch.no_grad():
+                predicted += model(pixels).argmax(1).tolist()
+            targets += labels.tolist()
+        found[f"{stage}/acc"] = accuracy_score(targets, predicted)
+    return found
+
+
+def check_consistency(run_dir: Path, metric: str = "val/acc") -> None:
+    """metrics.json, val.csv, test.csv and best.ckpt speak of the same weights, and none validated better."""
+    figures, best = read_metrics(run_dir), saved(run_dir / "checkpoints" / "best.ckpt")
+    course = validations(run_dir, metric)
+    extreme = min(course) if metric == "val/loss" else max(course)
+    assert figures[metric] == pytest.approx(extreme, rel=1e-5)
+    assert best["metrics"][metric] == pytest.approx(extreme, rel=1e-5)
+    by_hand = evaluated_by_hand(run_dir / "checkpoints" / "best.ckpt")
+    for stage in ("val", "test"):
+        counts, _ = from_csv((run_dir / "confusion_matrix" / f"{stage}.csv").read_text())
+        assert float(counts.diagonal().sum() / counts.sum()) == pytest.approx(by_hand[f"{stage}/acc"])
+        assert figures[f"{stage}/acc"] == pytest.approx(by_hand[f"{stage}/acc"], abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["val/acc", "val/loss", "val/macro_f1"])
+@pytest.mark.parametrize("top_k", [1, 3, -1])
+def test_best_is_best_for_every_metric_and_number_kept(train: Callable[..., Path], metric: str, top_k: int) -> None:
+    run_dir = train(*PLAIN, *NOISY, f"monitor.metric={metric}", f"callbacks.model_checkpoint.save_top_k={top_k}")
+    check_consistency(run_dir, metric)
+    others = sorted((run_dir / "checkpoints").glob("epoch_*.ckpt"))
+    assert len(others) == {1: 0, 3: 3, -1: 5}[top_k]
+    kept = sorted(saved(path)["metrics"][metric] for path in others)
+    course = sorted(validations(run_dir, metric), reverse=metric != "val/loss")
+    if top_k == 3:
+        assert sorted(kept) == pytest.approx(sorted(course[:3]), rel=1e-5)
+
+
+@pytest.mark.parametrize("filename", ["best", "'{epoch:03d}'", "'model_{val/acc:.3f}'"])
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_names_of_ones_own_keep_best_ckpt(train: Callable[..., Path], filename: str, top_k: int) -> None:
+    settings = (f"+callbacks.model_checkpoint.filename={filename}", f"callbacks.model_checkpoint.save_top_k={top_k}")
+    check_consistency(train(*PLAIN, *NOISY, *settings))
+
+
+def test_none_kept_tests_the_last_weights(train: Callable[..., Path]) -> None:
+    run_dir = train(*PLAIN, *NOISY, "callbacks.model_checkpoint.save_top_k=0")
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["last.ckpt"]
+    by_hand = evaluated_by_hand(run_dir / "checkpoints" / "last.ckpt")
+    assert read_metrics(run_dir)["test/acc"] == pytest.approx(by_hand["test/acc"], abs=1e-6)
+    assert read_metrics(run_dir)["val/acc"] == pytest.approx(by_hand["val/acc"], abs=1e-6)
+
+
+WHEN = [
+    ("trainer.check_val_every_n_epoch=2",),  # 5 epochs: the last one is not validated by Lightning
+    ("trainer.check_val_every_n_epoch=5",),
+    ("trainer.check_val_every_n_epoch=7",),  # none is
+    ("trainer.val_check_interval=0.5",),
+    ("trainer.val_check_interval=0.3",),
+    ("trainer.val_check_interval=3",),
+    ("trainer.val_check_interval=11", "trainer.check_val_every_n_epoch=null"),
+    ("trainer.max_epochs=-1", "trainer.max_steps=19"),
+    ("trainer.max_steps=20",),
+    ("trainer.limit_train_batches=0.3",),
+    ("trainer.accumulate_grad_batches=3",),
+]
+
+
+@pytest.mark.parametrize(
+    ("when", "metric"), [(when, "val/acc") for when in WHEN] + [(when, "val/loss") for when in WHEN[:4]]
+)
+def test_best_and_last_whenever_the_validation_comes(
+    train: Callable[..., Path], when: tuple[str, ...], metric: str
+) -> None:
+    run_dir = train(*PLAIN, *NOISY, f"monitor.metric={metric}", *(f"++{override}" for override in when))
+    check_consistency(run_dir, metric)
+    steps = {("trainer.max_epochs=-1", "trainer.max_steps=19"): 19, ("trainer.max_steps=20",): 20}
+    a_epoch = {("trainer.limit_train_batches=0.3",): 2, ("trainer.accumulate_grad_batches=3",): 3}
+    assert saved(run_dir / "checkpoints" / "last.ckpt")["global_step"] == steps.get(when, 5 * a_epoch.get(when, 8))
+
+
+AVERAGING = {
+    "ema": "{_target_: pytorch_lightning.callbacks.EMAWeightAveraging, decay: 0.95}",
+    "ema_from_epoch": "{_target_: pytorch_lightning.callbacks.EMAWeightAveraging, update_starting_at_epoch: 2}",
+    "averaging": "{_target_: pytorch_lightning.callbacks.WeightAveraging}",
+    "swa": "{_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 0.05, swa_epoch_start: 2}",
+    "swa_late": "{_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 0.1, swa_epoch_start: 0.9}",
+}
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])  # without and with batch normalisation
+@pytest.mark.parametrize("name", AVERAGING)
+def test_averaged_weights_are_tested_when_they_were_chosen(
+    train: Callable[..., Path], compose_config: Callable[..., Any], tmp_path: Path, name: str, model: str
+) -> None:
+    net = ("model.net._target_=image_classifier.models.cnn.CNN", "~model.net.hidden_sizes", "+model.net.channels=[4]")
+    run_dir = train(*PLAIN, *NOISY, f"+callbacks.averaging={AVERAGING[name]}", *(net if model == "cnn" else ()))
+    check_consistency(run_dir)
+    cfg = compose_config(
+        f"ckpt_path={run_dir}/checkpoints/best.ckpt",
+        f"paths.run_dir={tmp_path}/eval",
+        "callbacks=none",
+        config_name="eval",
+    )
+    assert pipeline.evaluate(cfg) == pytest.approx(read_metrics(run_dir)["test/acc"], abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["ema", "averaging", "swa"])
+def test_a_resumed_run_goes_on_from_the_raw_weights(train: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    settings = (*PLAIN, *NOISY, f"+callbacks.averaging={AVERAGING[name]}")
+    every = ("+callbacks.last_checkpoint.save_top_k=-1", "callbacks.last_checkpoint.filename='epoch_{epoch}'")
+    every += ("+callbacks.last_checkpoint.auto_insert_metric_name=false",)
+    straight = train(*settings, *every, f"paths.run_dir={tmp_path}/straight")
+    checkpoint = f"ckpt_path={straight}/checkpoints/epoch_2.ckpt"
+    resumed = train(*settings, *every, checkpoint, f"paths.run_dir={tmp_path}/resumed")
+    one, other = (saved(path / "checkpoints" / "epoch_4.ckpt") for path in (straight, resumed))
+    for key in ("state_dict", "current_model_state"):
+        for weight, expected in one.get(key, {}).items():
+            assert torch.equal(expected, other[key][weight]), (key, weight)
+    assert read_metrics(straight)["test/acc"] == read_metrics(resumed)["test/acc"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("val/loss", "min"),
+        ("val/acc", "max"),
+        ("val/macro_f1", "max"),
+        ("val/balanced_acc", "max"),
+        ("val/ece", "min"),
+        ("val/auroc", "max"),
+        ("test/error", "min"),
+        ("val/glory", None),
+        ("parameters", None),
+    ],
+)
+def test_direction_follows_from_the_name(name: str, mode: str | None) -> None:
+    assert metric_mode(name) == mode
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["monitor.metric=val/loss", "monitor.mode=max"], "monitor.mode to be min for val/loss but found max"),
+        (["monitor.mode=min"], "monitor.mode to be max for val/acc but found min"),
+        (["monitor.metric=val/glory"], "monitor.mode to be max or min for monitor.metric=val/glory"),
+        (["+objectives={val/loss: max}"], "objectives to be min for val/loss but found max"),
+        (["objectives={val/acc: min, parameters: min}"], "objectives to be max for val/acc"),
+    ],
+)
+def test_a_contradiction_is_refused(compose_config: Callable[..., Any], overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose_config("data=synthetic", *(text.replace("+objectives", "objectives") for text in overrides))
+
+
+def test_early_stopping_and_sweeps_follow_the_direction(compose_config: Callable[..., Any]) -> None:
+    cfg = compose_config("data=synthetic", "monitor.metric=val/loss")
+    assert cfg.callbacks.early_stopping.mode == cfg.callbacks.model_checkpoint.mode == cfg.model.monitor_mode == "min"
+    assert optuna_direction(_root_=cfg) == "minimize"
+    cfg = compose_config("data=synthetic", "monitor.metric=val/glory", "monitor.mode=max")
+    assert cfg.callbacks.early_stopping.mode == "max" and optuna_direction(_root_=cfg) == "maximize"
+
+
+def test_the_objective_is_that_of_the_best(compose_config: Callable[..., Any]) -> None:
+    from tiny import TINY
+
+    cfg = compose_config(*TINY, *PLAIN, *NOISY, "monitor.metric=val/loss", "++trainer.check_val_every_n_epoch=2")
+    value = pipeline.train(cfg)
+    assert math.isclose(value, min(validations(Path(cfg.paths.run_dir), "val/loss")), rel_tol=1e-5)
+
+
+def logged_cells(run_dir: Path) -> list[set[str]]:
+    """Keys of the cells of the validation matrix, by epoch."""
+    with (run_dir / "csv" / "metrics.csv").open() as file:
+        rows = [{key for key, value in row.items() if value} for row in csv.DictReader(file)]
+    cells = [{key for key in row if key.startswith("confusion_matrix/val/")} for row in rows]
+    return [keys for keys in cells if keys]
+
+
+def test_cells_of_a_large_matrix_are_the_same_through_a_run(train: Callable[..., Path], tmp_path: Path) -> None:
+    few = ("confusion_matrix=scalar", "confusion_matrix.max_cells=4", "confusion_matrix.top_confusions=2")
+    settings = ("logger=csv", *few, *NOISY, "data.batch_size=16", "callbacks.early_stopping=null")
+    first = logged_cells(run_dir := train(*settings))
+    assert len(first) == 5 and all(keys == first[0] for keys in first)
+    assert len(first[0]) == 4 + 2  # the diagonal and two confusions
+    resumed = train(*settings, "trainer.max_epochs=7", f"ckpt_path={run_dir}/checkpoints/last.ckpt",
+                    f"paths.run_dir={tmp_path}/resumed")  # fmt: skip
+    assert logged_cells(resumed) == [first[0]] * 2
