@@ -26,10 +26,11 @@ test:  ## run all tests; what they need of the system is installed where that as
 	@$(MAKE) --no-print-directory setup-dev
 	$(VENV)/python -m pytest $(ARGS)
 
-lint: setup-dev  ## check style and types
+lint: setup-dev  ## check style, types, and which room imports which
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+	$(VENV)/lint-imports --no-cache
 
 format: setup-dev  ## rewrite the code in the project's style
 	$(VENV)/ruff format .

@@ -1,4 +1,4 @@
-from image_classifier.engine.launch.commands import eval_command
+from image_classifier.commands import evaluate
 
 if __name__ == "__main__":
-    eval_command()
+    evaluate()

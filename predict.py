@@ -1,4 +1,4 @@
-from image_classifier.engine.launch.commands import predict_command
+from image_classifier.commands import predict
 
 if __name__ == "__main__":
-    predict_command()
+    predict()

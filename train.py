@@ -1,4 +1,4 @@
-from image_classifier.engine.launch.commands import train_command
+from image_classifier.commands import train
 
 if __name__ == "__main__":
-    train_command()
+    train()

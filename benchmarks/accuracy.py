@@ -23,8 +23,9 @@ from pathlib import Path
 from epoch import BareLoop
 from hydra import compose, initialize_config_dir
 
-from image_classifier import pipeline
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.launch import assembly
+from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
+from image_classifier.engine.launch.preparation import prepare_run
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCURACY_TARGETS = {"default": 92.5, "keras_tutorial": 86.7, "best_cpu": 94.0, "best_gpu": 96.7}  # percent, mean
@@ -37,8 +38,8 @@ def bare_loop(*overrides: str) -> BareLoop:
     """The bare loop over the network, images and optimizer that these overrides choose, in the pipeline's precision."""
     with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
         cfg = compose("train", overrides=[*overrides, "trainer=cpu", f"paths.run_dir={directory}"])
-        pipeline.prepare_run(cfg, Path(directory))
-    datamodule = pipeline.make_datamodule(cfg)
+        prepare_run(cfg)
+    datamodule = assembly.make_datamodule(cfg)
     datamodule.setup("fit")
     return BareLoop(cfg, datamodule)
 

@@ -25,7 +25,7 @@ from image_classifier import pipeline
 from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
 from image_classifier.engine.confusion.counts import ConfusionCounts
 from image_classifier.engine.figures.confusion_matrix import draw_confusion_matrix, to_array
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
 
 BATCH = 512
 UPDATES = 500  # updates in one measurement: a single one is too short for the clock

@@ -14,9 +14,10 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-from image_classifier import pipeline
-from image_classifier.engine.launch.commands import CONFIG_DIR, PROJECT_ROOT
+from image_classifier.engine.launch import assembly
 from image_classifier.engine.launch.processes import run_in_processes
+from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
+from image_classifier.engine.training.fitting import epoch_metrics
 
 GLOBAL_BATCH = 256
 TRAIN_IMAGES = 5_120
@@ -68,16 +69,16 @@ def measure(processes: int) -> Measured:
     cfg.confusion_matrix.forms = []
     cfg.paths.root_dir = str(PROJECT_ROOT)
     pl.seed_everything(cfg.seed, verbose=False)
-    datamodule = pipeline.make_datamodule(cfg)
-    model = pipeline.make_model(cfg, datamodule)
-    trainer = pipeline.make_trainer(cfg, [])
+    datamodule = assembly.make_datamodule(cfg)
+    model = assembly.make_model(cfg, datamodule)
+    trainer = assembly.make_trainer(cfg, [])
     timer = TrainingTimer()
     trainer.callbacks.append(timer)  # type: ignore[attr-defined]
     trainer.validate(model, datamodule, verbose=False)
-    untrained = pipeline.figures(trainer, "val/")
+    untrained = epoch_metrics(trainer, "val/")
     trainer.fit(model, datamodule)
     assert len(datamodule.train_indices) == TRAIN_IMAGES
-    return Measured(timer.seconds[1:], untrained, pipeline.figures(trainer, "val/"))
+    return Measured(timer.seconds[1:], untrained, epoch_metrics(trainer, "val/"))
 
 
 def main() -> list[Row]:

@@ -15,18 +15,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from image_classifier import pipeline
-from image_classifier.data.datamodule import ImageDataModule, normalize
+from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.data.synthetic import generate_images
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.images.normalization import normalize
+from image_classifier.engine.launch import assembly
+from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
+from image_classifier.engine.launch.preparation import prepare_run
 
 EPOCHS = 6  # the first one warms up both
 GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs
@@ -46,10 +46,10 @@ class BareLoop:
         self.datamodule = datamodule
         self.precision = cfg.trainer.precision  # settled by `prepare_run`
         self.batch_size = cfg.data.batch_size
-        model = pipeline.make_model(cfg, datamodule)
+        model = assembly.make_model(cfg, datamodule)
         self.net = model.net
         self.channels_last = model.channels_last
-        self.label_smoothing = model.label_smoothing
+        self.loss = model.loss
         self.dtype = MIXED.get(self.precision)
         if self.dtype is None and self.precision != "32-true":
             raise ValueError(f"expected one of 32-true, {', '.join(MIXED)} but found {self.precision}")
@@ -69,7 +69,7 @@ class BareLoop:
             if self.channels_last:
                 pictures = pictures.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
-                loss = F.cross_entropy(self.net(pictures), labels[batch], label_smoothing=self.label_smoothing)
+                loss = self.loss(self.net(pictures), labels[batch])
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -119,15 +119,15 @@ def fit(make_callback: Callable[[DictConfig, ImageDataModule], pl.Callback], *ov
     """Train as `train.py` does, with one more callback, which comes first."""
     with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
         cfg = compose("train", overrides=[*overrides, "trainer=cpu", f"paths.run_dir={directory}"])
-        pipeline.prepare_run(cfg, Path(directory))
-        datamodule = pipeline.make_datamodule(cfg)
-        loggers = pipeline.make_loggers(cfg)
-        trainer = pipeline.make_trainer(cfg, loggers)
+        prepare_run(cfg)
+        datamodule = assembly.make_datamodule(cfg)
+        loggers = assembly.make_loggers(cfg)
+        trainer = assembly.make_trainer(cfg, loggers)
         datamodule.setup("fit")
         callback = make_callback(cfg, datamodule)
         trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]
-        trainer.fit(pipeline.make_model(cfg, datamodule), datamodule)
-        pipeline.close(loggers)
+        trainer.fit(assembly.make_model(cfg, datamodule), datamodule)
+        assembly.close(loggers)
     return callback
 
 

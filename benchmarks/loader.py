@@ -15,12 +15,12 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from image_classifier.data.augment import Augmentation
-from image_classifier.data.datamodule import normalize
 from image_classifier.data.fashion_mnist import read_images
 from image_classifier.data.synthetic import generate_images
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
+from image_classifier.engine.images.normalization import normalize
 from image_classifier.engine.images.sources import ensure_files
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 BATCH_SIZE = 128
 PAIRS = 5

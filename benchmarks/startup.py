@@ -25,10 +25,10 @@ app()
 FIRST_STEP = """
 import os, sys
 import pytorch_lightning as pl
-from image_classifier.engine.launch import commands as cli
+from image_classifier import commands
 pl.LightningModule.on_train_batch_end = lambda *arguments: os._exit(0)
 sys.argv = ["train.py", *sys.argv[1:]]
-cli.train_command()
+commands.train()
 """
 # Writes its peak of memory in KiB to the file that is named first. Not by `resource`, whose peak begins with that of
 # the process that started this one.
@@ -40,9 +40,9 @@ Path(results).write_text(Path('/proc/self/status').read_text().split('VmHWM:')[1
 JOBS = """
 import json, os, sys, time
 from pathlib import Path
-from image_classifier.engine.launch import commands as cli
+from image_classifier import commands
 results = sys.argv.pop(1)
-pipeline = cli.import_pipeline()
+from image_classifier import pipeline
 train = pipeline.train
 jobs = []
 def timed(cfg):
@@ -54,7 +54,7 @@ def timed(cfg):
     return result
 pipeline.train = timed
 sys.argv[0] = 'train.py'
-cli.train_command()
+commands.train()
 Path(results).write_text(json.dumps(jobs))
 """
 
@@ -121,7 +121,7 @@ def peak_memory() -> list[Row]:
     take = "import sys; results = sys.argv.pop(1)"
     bare = results(f"{take}; {IMPORTS}{PEAK}") / 1024
     with tempfile.TemporaryDirectory() as directory:
-        code = f"{take}; from image_classifier.engine.launch.commands import train_command; train_command(){PEAK}"
+        code = f"{take}; from image_classifier.commands import train; train(){PEAK}"
         ours = results(code, "trainer.max_epochs=1", f"hydra.run.dir={directory}/run") / 1024
     note = f"{ours:.0f} MiB against {bare:.0f} MiB + {data_mebibytes:.0f} MiB"
     return [

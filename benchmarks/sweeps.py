@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # as if nobody had set them
 QUIET = ("callbacks.progress_bar=null", "callbacks.model_summary=null", "callbacks.learning_rate_monitor=null")
 GRID = (
-    *("model=cnn", "model.optimizer.lr=0.003,0.01", "model.label_smoothing=0.0,0.1"),
+    *("model=cnn", "model.optimizer.lr=0.003,0.01", "model.loss.label_smoothing=0.0,0.1"),
     *("trainer.max_epochs=1", "trainer.limit_train_batches=0.5"),
 )
 STUDY = (

@@ -15,9 +15,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from system_packages import NEEDS, why_not
 
+from given_logits import run_test  # noqa: F401  # a fixture
 from image_classifier import pipeline
 from image_classifier.engine.launch.checks import check_config
-from image_classifier.engine.launch.commands import CONFIG_DIR, PROJECT_ROOT
+from image_classifier.engine.launch.configuration import register_resolvers  # noqa: F401  # its import registers them
+from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from tiny import TINY
 
 

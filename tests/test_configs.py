@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.project import CONFIG_DIR
 
 # Parts that the options of a group share.
 PARTS = {("data", "in_memory"), ("model", "classifier")}

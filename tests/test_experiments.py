@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from image_classifier import pipeline
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.project import CONFIG_DIR
 
 RECIPES = sorted(path.stem for path in (Path(CONFIG_DIR) / "experiment").glob("*.yaml"))
 TWO_STEPS = (

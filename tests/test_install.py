@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 from tiny import TINY
 
 SETTINGS = (*TINY, "trainer.max_epochs=1", "data.num_samples=40", "logger=none", "confusion_matrix=none")

@@ -11,8 +11,10 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from image_classifier import pipeline
-from image_classifier.engine.launch.commands import CONFIG_DIR
-from image_classifier.engine.launch.configuration import compose
+from image_classifier.engine.launch.configuration import (
+    CONFIG_DIR,  # and registers the resolvers
+    compose,
+)
 from tiny import TINY
 
 SETTINGS = (*TINY, "trainer.max_epochs=1", "logger=none", "confusion_matrix=none")

@@ -49,7 +49,7 @@ def test_ignored_samples_do_not_count(run_test: Callable) -> None:
 def test_the_diagram_is_drawn(run_test: Callable) -> None:
     callback = Calibration()
     run_test(torch.tensor([[3, 0], [0, 2], [0, 2]]), torch.tensor([0, 1, 0]), callback)
-    picture = callback.pictures["test"]
+    picture = callback.results.reliability["test"]
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
@@ -59,4 +59,4 @@ def test_other_stages_are_left_alone(run_test: Callable) -> None:
     callback = Calibration(stages=("val",))
     trainer = run_test(torch.tensor([[3, 0], [0, 2]]), torch.tensor([0, 0]), callback)
     assert "test/ece" not in trainer.callback_metrics
-    assert not callback.pictures
+    assert not callback.results.reliability

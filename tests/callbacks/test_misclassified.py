@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from image_classifier.callbacks.misclassified import Misclassified, thumbnails, to_pixels
-from image_classifier.data.datamodule import normalize
+from image_classifier.callbacks.misclassified import Misclassified, thumbnails
+from image_classifier.engine.images.normalization import normalize, to_pixels
 
 
 def random_results(num_classes: int, samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -79,14 +79,14 @@ def test_memory_does_not_grow_with_classes_or_samples(run_test: Callable) -> Non
     callback = Watch(capacity=50)
     run_test(logits, targets, callback)
     assert most == 50
-    assert callback.pictures["test"].ndim == 3
+    assert callback.results.galleries["test"].ndim == 3
 
 
 def test_ignored_and_right_samples_are_no_mistakes(run_test: Callable) -> None:
     callback = Misclassified()
     logits = torch.tensor([[9, 0, 0], [0, 9, 0], [9, 0, 0]])
     run_test(logits, torch.tensor([0, 1, 2]), callback, ignore_index=2)
-    assert not callback.pictures
+    assert not callback.results.galleries
 
 
 def test_a_run_without_a_logger_finds_the_gallery_in_its_directory(run_test: Callable, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_a_run_without_a_logger_finds_the_gallery_in_its_directory(run_test: Cal
 
 def test_processes_put_their_mistakes_together(run_test: Callable, tmp_path: Path) -> None:
     class Save(Misclassified):
-        def finish(self, stage, trainer):  # type: ignore[no-untyped-def]
-            super().finish(stage, trainer)
+        def finish(self, stage, trainer, pl_module):  # type: ignore[no-untyped-def]
+            super().finish(stage, trainer, pl_module)
             torch.save(gallery_of(self, 4), tmp_path / f"rank_{trainer.global_rank}.pt")
 
     logits, targets = random_results(4, 301)

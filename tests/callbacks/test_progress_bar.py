@@ -14,6 +14,7 @@ from rich.console import Console
 from image_classifier.callbacks import progress_bar
 from image_classifier.callbacks.progress_bar import Line, ProgressBar
 from image_classifier.data.synthetic import Synthetic
+from image_classifier.engine.training.metrics import EpochMetrics
 from image_classifier.models.classifier import Classifier
 from image_classifier.models.mlp import MLP
 
@@ -52,7 +53,9 @@ def fit(bar: ProgressBar, *callbacks: pl.Callback, **settings: object) -> pl.Tra
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    trainer = pl.Trainer(accelerator="cpu", callbacks=[bar, *callbacks], log_every_n_steps=1, **options | settings)  # type: ignore[arg-type]
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[EpochMetrics(), bar, *callbacks], log_every_n_steps=1, **options | settings
+    )  # type: ignore[arg-type]
     data = Synthetic(num_classes=3, num_samples=250, image_size=8, batch_size=16, val_size=0.2)
     trainer.fit(Classifier(MLP((1, 8, 8), 3, [4]), partial(torch.optim.SGD, lr=0.1)), data)
     return trainer

@@ -7,6 +7,7 @@ import torch
 
 from image_classifier import pipeline
 from image_classifier.callbacks.report import Report
+from image_classifier.engine.runs.provenance import git_commit
 from image_classifier.models.classifier import Classifier
 from tiny import TINY_WITH_DRAWINGS
 
@@ -37,7 +38,7 @@ def test_training_and_test_are_shown_with_where_they_come_from(train: Callable[.
     html = (run_dir / "report" / "report.html").read_text()
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert 0 < metrics["test/ece"] < 1
-    for shown in (f"{metrics['test/acc']:.4f}", "num_samples: 200", pipeline.git_commit(), "class 3"):
+    for shown in (f"{metrics['test/acc']:.4f}", "num_samples: 200", git_commit(), "class 3"):
         assert shown in html
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from image_classifier import pipeline
 from image_classifier.engine.checkpoint import allowed_targets, read_checkpoint
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.project import CONFIG_DIR
 from tiny import TINY
 
 PLAIN = ("logger=none", "confusion_matrix=none", "trainer.max_epochs=1", "callbacks.most_confused=null")
@@ -162,7 +162,7 @@ def test_strings_stay_strings(good: Path, tmp_path: Path, compose_config: Callab
     checkpoint["recipe"]["precision"] = "32-true"
     torch.save(checkpoint, tmp_path / "odd.ckpt")
     model, _ = pipeline.load_run(str(tmp_path / "odd.ckpt"))
-    assert model.monitor == "${leak:}" and called == []
+    assert model.optimization.monitor == "${leak:}" and called == []
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPl
 
 from image_classifier import pipeline
 from image_classifier.data.synthetic import Synthetic
+from image_classifier.engine.launch import assembly
+from image_classifier.engine.training.checkpoint_contents import CheckpointContents
+from image_classifier.engine.training.metrics import EpochMetrics
 from image_classifier.models.classifier import Classifier
 from image_classifier.models.cnn import CNN
 from image_classifier.models.mlp import MLP
@@ -36,6 +39,7 @@ def make_data() -> Synthetic:
 
 
 def fit(model: Classifier, data: pl.LightningDataModule | None = None, **settings: Any) -> pl.Trainer:
+    settings["callbacks"] = [EpochMetrics(), *settings.get("callbacks", [])]
     trainer = pl.Trainer(
         **{
             "accelerator": "cpu",
@@ -82,7 +86,7 @@ def test_weights_and_metrics_equal_those_of_a_plain_loop(
         make_net(net),
         SGD,
         partial(OneCycleLR, cycle_momentum=False),
-        label_smoothing=label_smoothing,
+        nn.CrossEntropyLoss(label_smoothing=label_smoothing, ignore_index=ignore_index),
         ignore_index=ignore_index,
         channels_last=channels_last,
     )
@@ -164,11 +168,10 @@ def test_scheduler_and_optimizer_come_from_the_configuration(compose_config: Cal
         "~model.optimizer",
         "+model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.25}",
     )
-    model = pipeline.make_model(cfg, pipeline.make_datamodule(cfg))
-    optimizer = model.make_optimizer(model.parameters())
+    model = assembly.make_model(cfg, assembly.make_datamodule(cfg))
+    optimizer = model.optimization.make_optimizer(model.parameters())
     assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["lr"] == 0.25
-    assert model.make_scheduler is not None
-    assert isinstance(model.make_scheduler(optimizer), ReduceLROnPlateau)
+    assert isinstance(model.optimization.make_scheduler(optimizer), ReduceLROnPlateau)
 
 
 def test_time_flip_averages_two_views() -> None:
@@ -214,9 +217,10 @@ def test_checkpoint_alone_rebuilds_model_and_data(
         "data.image_size=9",
         f"model={model}",
     )
-    data = pipeline.make_datamodule(cfg)
-    made = pipeline.make_model(cfg, data)
-    trainer = fit(made, data, max_epochs=1, limit_train_batches=1)
+    data = assembly.make_datamodule(cfg)
+    recipe = assembly.recipe_of(cfg, data)
+    made = assembly.make_model(cfg, data, recipe)
+    trainer = fit(made, data, max_epochs=1, limit_train_batches=1, callbacks=[CheckpointContents(recipe)])
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     torch.load(tmp_path / "a.ckpt", weights_only=True)  # holds nothing but tensors and plain containers
     rebuilt, rebuilt_data = pipeline.load_run(str(tmp_path / "a.ckpt"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.project import CONFIG_DIR
 
 
 def options(group: str, *parts: str) -> list[str]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from image_classifier import pipeline
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.launch import assembly
 from image_classifier.engine.launch.objects import make
+from image_classifier.engine.project import CONFIG_DIR
 from image_classifier.models.cnn import CNN
 from image_classifier.models.mlp import MLP
 
@@ -35,8 +35,8 @@ def test_model_is_made_by_the_pipeline_and_trains(compose_config: Callable[..., 
         *("data=synthetic", f"data.image_size={size}", "data.num_samples=20", f"model={model}", *SMALL.get(model, [])),
         "trainer.precision=32-true",
     )
-    datamodule = pipeline.make_datamodule(cfg)
-    classifier = pipeline.make_model(cfg, datamodule)
+    datamodule = assembly.make_datamodule(cfg)
+    classifier = assembly.make_model(cfg, datamodule)
     images, targets = torch.randn(4, 1, size, size), torch.tensor([0, 1, 9, 9])
     loss = F.cross_entropy(classifier.net(images), targets)
     loss.backward()
@@ -93,7 +93,7 @@ def test_argument_that_no_network_can_have(
     cfg = compose_config("data=synthetic", f"model={model}", f"model.net.{setting}")
     name = setting.split("=")[0]
     with pytest.raises(UserError, match=rf"^expected model\.net\.{name} to be .*; for example model\.net\.") as refusal:
-        pipeline.make_model(cfg, pipeline.make_datamodule(cfg))
+        assembly.make_model(cfg, assembly.make_datamodule(cfg))
     assert str(refusal.value).endswith(example.replace("\\", "")) and "\n" not in str(refusal.value)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from image_classifier import pipeline
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.training.metrics import EpochMetrics
+from image_classifier.engine.training.stages import Outputs
 from image_classifier.models.classifier import Classifier
 from tiny import TINY
 
@@ -36,7 +38,8 @@ def test_every_stage_names_batch_and_number(value: float, step: str) -> None:
     model = Classifier(Spoilt(value)).eval()
     batch = (torch.zeros(7, 1, 2, 2), torch.zeros(7, dtype=torch.int64))
     with pytest.raises(UserError, match=r"for 2 of 7 images in batch 5 \(from 0\) .*overflowed .*precision=32-true"):
-        getattr(model, step)(batch, 5)
+        output = getattr(model, step)(batch, 5)
+        EpochMetrics().collect("val", None, model, Outputs.of(output, batch, 5))  # type: ignore[arg-type]
 
 
 def test_the_cause_is_looked_for() -> None:

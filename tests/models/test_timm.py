@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from image_classifier import pipeline
-from image_classifier.data.datamodule import normalize
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.normalization import normalize
+from image_classifier.engine.launch import assembly
 from image_classifier.models.timm import TimmNetwork, makes_logits, resize, timm_network
 from tiny import TINY
 
@@ -45,7 +46,7 @@ def test_family_trains_on_images_of_any_size(
         *(f"data.image_size={size}", f"data.channels={channels}", "trainer.precision=32-true"),
     )
     torch.manual_seed(0)
-    model = pipeline.make_model(cfg, pipeline.make_datamodule(cfg))
+    model = assembly.make_model(cfg, assembly.make_datamodule(cfg))
     net = model.net
     assert isinstance(net, TimmNetwork)
     refused, stated = FAMILIES[name]

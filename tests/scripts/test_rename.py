@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 # The tests must also pass in a renamed copy: its present name is looked up.
 OLD_NAME = next((PROJECT_ROOT / "src").glob("*/__init__.py")).parent.name

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 LOCK = """# made by a test
 alpha==1.0 \\

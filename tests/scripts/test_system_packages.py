@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import system_packages
 
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 APT = """#!/bin/sh
 echo "$DEBIAN_FRONTEND $*" >> "$0.log"

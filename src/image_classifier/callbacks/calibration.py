@@ -1,15 +1,15 @@
 """Whether the confidence of the classifier can be believed: expected calibration error and reliability diagram."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
 from image_classifier.engine.loggers.base import log_image
+from image_classifier.engine.runs.results import Results
+from image_classifier.engine.training.stages import Outputs, StageCallback, ignored_label
 
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
@@ -40,61 +40,38 @@ class ExpectedCalibrationError(MulticlassCalibrationError):
         }
 
 
-class Calibration(pl.Callback):
-    """Logs the metric `<stage>/ece` and the picture `calibration/<stage>`.
+class Calibration(StageCallback):
+    """Logs the metric `<stage>/ece` and the figure `calibration/<stage>`.
 
     Args:
         bins: Bins of equal width between confidence 0 and 1.
         stages: Any of "val" and "test".
+        results: Takes the last diagram of each stage.
     """
 
-    def __init__(self, bins: int = 15, *, stages: Sequence[str] = ("test",)) -> None:
+    def __init__(self, bins: int = 15, *, stages: Sequence[str] = ("test",), results: Results | None = None) -> None:
+        super().__init__(stages)
         self.bins = bins
-        self.stages = tuple(stages)
+        self.results = results or Results()
         self.reliability: dict[str, ExpectedCalibrationError] = {}
-        self.pictures: dict[str, np.ndarray] = {}  # the last diagram of each stage, (H, W, 3) uint8
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start("val", trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start("test", trainer, pl_module)
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
-    ) -> None:
-        self.collect("val", outputs)
-
-    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any) -> None:
-        self.collect("test", outputs)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.finish("val", trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.finish("test", trainer, pl_module)
 
     def start(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if stage in self.stages:
-            number = len(trainer.datamodule.class_names)  # type: ignore[attr-defined]
-            ignored = int(pl_module.ignore_index)  # type: ignore[arg-type]
-            metric = ExpectedCalibrationError(number, self.bins, ignore_index=ignored, validate_args=False)
-            self.reliability[stage] = metric.to(pl_module.device)
+        number = len(trainer.datamodule.class_names)  # type: ignore[attr-defined]
+        ignored = ignored_label(pl_module)
+        metric = ExpectedCalibrationError(number, self.bins, ignore_index=ignored, validate_args=False)
+        self.reliability[stage] = metric.to(pl_module.device)
 
-    def collect(self, stage: str, outputs: Any) -> None:
-        if stage in self.stages:
-            self.reliability[stage].update(outputs["logits"], outputs["targets"])
+    def collect(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Outputs) -> None:
+        self.reliability[stage].update(outputs.logits, outputs.targets)
 
     def finish(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if stage not in self.stages or trainer.sanity_checking:
-            return
-        figures = self.reliability.pop(stage).compute()  # over the samples of all processes
-        pl_module.log(f"{stage}/ece", figures["ece"].float())
+        found = self.reliability.pop(stage).compute()  # over the samples of all processes
+        pl_module.log(f"{stage}/ece", found["ece"].float())
         if trainer.is_global_zero:
             from image_classifier.engine.figures.confusion_matrix import to_array
             from image_classifier.engine.figures.report import draw_reliability
 
-            bins = {name: figures[name].cpu().numpy() for name in ("count", "confidence", "accuracy")}
-            title = f"{stage}, expected calibration error {float(figures['ece']):.2%}"
-            self.pictures[stage] = to_array(draw_reliability(**bins, title=title))
-            log_image(trainer, f"calibration/{stage}", self.pictures[stage], trainer.global_step)
+            bins = {name: found[name].cpu().numpy() for name in ("count", "confidence", "accuracy")}
+            title = f"{stage}, expected calibration error {float(found['ece']):.2%}"
+            figure = self.results.reliability[stage] = to_array(draw_reliability(**bins, title=title))
+            log_image(trainer, f"calibration/{stage}", figure, trainer.global_step)

@@ -1,7 +1,6 @@
 """The confusion matrix of every validation epoch and of the test, in the chosen forms, in every logger."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,12 +12,13 @@ from image_classifier.engine.confusion import matrix
 from image_classifier.engine.confusion.counts import ConfusionCounts
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.loggers.base import group_curves, log_image, log_matrix, log_matrix_chart, log_scalars
-from image_classifier.engine.runs.files import write_atomically
+from image_classifier.engine.runs.results import Results
+from image_classifier.engine.training.stages import Outputs, StageCallback, ignored_label
 
 CHART_CLASSES = 15  # most confused classes in the interactive chart of a matrix above `max_cells`
 
 
-class ConfusionMatrixCallback(pl.Callback):
+class ConfusionMatrixCallback(StageCallback):
     """Counts, logs and saves the confusion matrix.
 
     Args:
@@ -33,6 +33,7 @@ class ConfusionMatrixCallback(pl.Callback):
         ignore_index: Samples with this target are not counted; None for the model's.
         max_cells: With more cells, scalars and tables hold the diagonal and the largest confusions only.
         top_confusions: How many of them.
+        results: Takes the last counts of each stage.
     """
 
     def __init__(
@@ -46,74 +47,53 @@ class ConfusionMatrixCallback(pl.Callback):
         ignore_index: int | None = None,
         max_cells: int = 2500,
         top_confusions: int = 50,
+        results: Results | None = None,
     ) -> None:
-        self.directory = Path(run_dir) / "confusion_matrix"
+        super().__init__(stages)
+        self.run_dir = run_dir
         self.forms = tuple(forms)
         self.modes = normalizations(normalize)
         self.every_n_epochs = every_n_epochs
-        self.stages = tuple(stages)
         self.ignore_index = ignore_index
         self.max_cells = max_cells
         self.top_confusions = top_confusions
         self.counts: dict[str, ConfusionCounts] = {}
-        self.matrices: dict[str, Tensor] = {}  # the last (K, K) counts of each stage, on the CPU
-        self.class_names: tuple[str, ...] = ()
+        self.results = results or Results()
         self.cells: dict[str, list[tuple[int, int]]] = {}  # of each stage, once chosen: the same keys through a run
         self.said: set[str] = set()
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.results.class_names
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.class_names = tuple(trainer.datamodule.class_names)  # type: ignore[attr-defined]
+        self.results.class_names = tuple(trainer.datamodule.class_names)  # type: ignore[attr-defined]
         try:
             matrix.check_class_names(self.class_names)
         except ValueError as error:
             raise UserError(f"{error}; rename one of them in the data set") from None
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start("val", pl_module)
+    def start(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ignored = ignored_label(pl_module) if self.ignore_index is None else self.ignore_index
+        self.counts[stage] = ConfusionCounts(len(self.class_names), ignored).to(pl_module.device)
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start("test", pl_module)
+    def collect(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Outputs) -> None:
+        self.counts[stage].update(outputs.predicted, outputs.targets)
 
-    def start(self, stage: str, pl_module: pl.LightningModule) -> None:
-        if stage in self.stages:
-            ignored = getattr(pl_module, "ignore_index", -100) if self.ignore_index is None else self.ignore_index
-            self.counts[stage] = ConfusionCounts(len(self.class_names), ignored).to(pl_module.device)
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
-    ) -> None:
-        self.count("val", outputs)
-
-    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any) -> None:
-        self.count("test", outputs)
-
-    def count(self, stage: str, outputs: Any) -> None:
-        if stage in self.stages:
-            self.counts[stage].update(outputs["predicted"], outputs["targets"])
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-            self.finish("val", trainer, pl_module, due)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.finish("test", trainer, pl_module, due=True)
-        self.save("test", trainer)
+    def finish(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        counts = self.results.counts[stage] = self.counts[stage].compute().cpu()  # summed over all processes
+        overall = matrix.overall_metrics(counts)
+        accuracy = overall.pop("accuracy")  # EpochMetrics logs it
+        pl_module.log_dict({f"{stage}/{name}": value for name, value in overall.items()})
+        due = stage == "test" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if due and self.forms and trainer.is_global_zero:
+            self.publish(stage, trainer, counts, accuracy)
+        if stage == "test":
+            self.save(stage, trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking and is_best_so_far(trainer):
             self.save("val", trainer)
-
-    def finish(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, due: bool) -> None:
-        if stage not in self.stages:
-            return
-        counts = self.counts[stage].compute().cpu()  # summed over all processes
-        self.matrices[stage] = counts
-        overall = matrix.overall_metrics(counts)
-        accuracy = overall.pop("accuracy")  # the model logs it itself
-        pl_module.log_dict({f"{stage}/{name}": value for name, value in overall.items()})
-        if due and self.forms and trainer.is_global_zero:
-            self.publish(stage, trainer, counts, accuracy)
 
     def publish(self, stage: str, trainer: pl.Trainer, counts: Tensor, accuracy: float) -> None:
         """Log the counts in all forms."""
@@ -182,32 +162,17 @@ class ConfusionMatrixCallback(pl.Callback):
             print(f"Confusion matrix: {message}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of the last validation, so that each checkpoint has its own, and the chosen cells."""
-        counts = self.matrices.get("val")
-        if counts is not None and counts.sum() < 2**31:
-            counts = counts.int()
-        return {
-            "counts": counts,
-            "cells": {stage: [list(cell) for cell in cells] for stage, cells in self.cells.items()},
-        }
+        """The chosen cells, so that a resumed run logs the same keys."""
+        return {"cells": {stage: [list(cell) for cell in cells] for stage, cells in self.cells.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["counts"] is not None:
-            self.matrices["val"] = state_dict["counts"].long()
         self.cells = {
             stage: [(true, predicted) for true, predicted in cells] for stage, cells in state_dict["cells"].items()
         }
 
-    def save_counts_of(self, checkpoint: dict[str, Any], trainer: pl.Trainer) -> None:
-        """Write `val.csv` from a checkpoint: the best one may be from before a resume."""
-        state = checkpoint["callbacks"].get(self.state_key)
-        if state is not None and state["counts"] is not None:
-            self.matrices["val"] = state["counts"].long()
-            self.save("val", trainer)
-
     def save(self, stage: str, trainer: pl.Trainer) -> None:
-        if stage in self.matrices and trainer.is_global_zero:
-            write_atomically(self.directory / f"{stage}.csv", matrix.to_csv(self.matrices[stage], self.class_names))
+        if stage in self.stages and trainer.is_global_zero:
+            self.results.save_counts(self.run_dir, stage)
 
 
 def normalizations(setting: Any) -> tuple[matrix.Normalization, ...]:

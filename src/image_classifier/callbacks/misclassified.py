@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from image_classifier.engine.images.normalization import to_pixels
 from image_classifier.engine.loggers.base import log_image
+from image_classifier.engine.runs.results import Results
+from image_classifier.engine.training.stages import Outputs, StageCallback, ignored_label
 
 THUMBNAIL = 128  # pixels; larger images are reduced before they are kept
 
@@ -23,7 +26,7 @@ class Candidates(NamedTuple):
     images: Tensor  # (N, C, H, W) uint8
 
 
-class Misclassified(pl.Callback):
+class Misclassified(StageCallback):
     """Logs the highest-loss mistakes of the most confused pairs as the picture `misclassified/<stage>`.
 
     Memory is bounded: of each pair the `per_pair` mistakes with the highest loss are kept, and `capacity` of all
@@ -36,54 +39,35 @@ class Misclassified(pl.Callback):
         per_pair: Pictures of each pair.
         capacity: Mistakes kept while the stage runs.
         stages: Any of "val" and "test".
+        results: Takes the last gallery of each stage.
     """
 
     def __init__(
-        self, pairs: int = 5, per_pair: int = 5, *, capacity: int = 500, stages: Sequence[str] = ("test",)
+        self,
+        pairs: int = 5,
+        per_pair: int = 5,
+        *,
+        capacity: int = 500,
+        stages: Sequence[str] = ("test",),
+        results: Results | None = None,
     ) -> None:
+        super().__init__(stages)
         self.pairs = pairs
         self.per_pair = per_pair
         self.capacity = capacity
-        self.stages = tuple(stages)
+        self.results = results or Results()
         self.candidates: Candidates | None = None
         self.frequencies = torch.zeros(0, dtype=torch.int64)  # (K * K,) mistakes of each pair
-        self.pictures: dict[str, np.ndarray] = {}  # the last gallery of each stage, (H, W, 3) uint8
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start(trainer)
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start(trainer)
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        self.collect("val", trainer, pl_module, outputs, batch[0])
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        self.collect("test", trainer, pl_module, outputs, batch[0])
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.finish("val", trainer)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.finish("test", trainer)
-
-    def start(self, trainer: pl.Trainer) -> None:
+    def start(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.candidates = None
         number = len(trainer.datamodule.class_names)  # type: ignore[attr-defined]
         self.frequencies = torch.zeros(number**2, dtype=torch.int64)
 
-    def collect(
-        self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, images: Tensor
-    ) -> None:
-        """Add the mistakes of a batch of normalised (B, C, H, W) images."""
-        if stage not in self.stages or trainer.sanity_checking:
-            return
-        logits, predicted, targets = outputs["logits"], outputs["predicted"], outputs["targets"]
-        wrong = ((predicted != targets) & (targets != pl_module.ignore_index)).nonzero().squeeze(1)
+    def collect(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Outputs) -> None:
+        """Add the mistakes of a batch."""
+        images, logits, predicted, targets, _ = outputs
+        wrong = ((predicted != targets) & (targets != ignored_label(pl_module))).nonzero().squeeze(1)
         pairs = (targets[wrong] * logits.shape[1] + predicted[wrong]).cpu()
         losses = F.cross_entropy(logits[wrong], targets[wrong], reduction="none").cpu()
         confidences = logits[wrong].softmax(1).amax(1).cpu()
@@ -102,14 +86,12 @@ class Misclassified(pl.Callback):
         kept = worst_of_each_pair(together.pairs, together.losses, self.frequencies, self.per_pair, self.capacity)
         self.candidates = Candidates(*(values[kept] for values in together))
 
-    def finish(self, stage: str, trainer: pl.Trainer) -> None:
-        if stage not in self.stages or trainer.sanity_checking:
-            return
+    def finish(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
             self.gather(trainer)
         if trainer.is_global_zero and self.candidates is not None and len(self.candidates.pairs):
-            self.pictures[stage] = self.draw(stage, trainer)
-            log_image(trainer, f"misclassified/{stage}", self.pictures[stage], trainer.global_step)
+            figure = self.results.galleries[stage] = self.draw(stage, trainer)
+            log_image(trainer, f"misclassified/{stage}", figure, trainer.global_step)
 
     def gather(self, trainer: pl.Trainer) -> None:
         """Bring the mistakes of all processes together."""
@@ -164,13 +146,6 @@ def worst_of_each_pair(pairs: Tensor, losses: Tensor, frequencies: Tensor, per_p
     if len(kept) > capacity:
         kept = kept[frequencies[pairs[kept]].argsort(descending=True, stable=True)[:capacity]]
     return kept
-
-
-def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Undo the normalisation: (B, C, H, W) float to uint8."""
-    scale = torch.tensor(std, device=images.device).view(-1, 1, 1)
-    offset = torch.tensor(mean, device=images.device).view(-1, 1, 1)
-    return (images.float() * scale + offset).mul(255).round().clamp(0, 255).byte()
 
 
 def thumbnails(images: Tensor) -> Tensor:

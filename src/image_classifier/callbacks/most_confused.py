@@ -2,9 +2,9 @@
 
 import pytorch_lightning as pl
 
-from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
 from image_classifier.engine.confusion.matrix import most_confused
 from image_classifier.engine.loggers.base import log_rows
+from image_classifier.engine.runs.results import Results
 
 COLUMNS = ("true class", "taken for", "count", "share of the true class")
 
@@ -14,10 +14,12 @@ class MostConfused(pl.Callback):
 
     Args:
         limit: Rows.
+        results: Holds the counts.
     """
 
-    def __init__(self, limit: int = 5) -> None:
+    def __init__(self, limit: int = 5, *, results: Results | None = None) -> None:
         self.limit = limit
+        self.results = results or Results()
 
     # At the end of the stage, not of its epoch: only then have all callbacks finished counting.
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -28,10 +30,8 @@ class MostConfused(pl.Callback):
         self.publish("test", trainer)
 
     def publish(self, stage: str, trainer: pl.Trainer) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or stage not in self.results.counts:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ConfusionMatrixCallback) and stage in callback.matrices:
-                pairs = most_confused(callback.matrices[stage], callback.class_names, self.limit)
-                rows = [(pair.true, pair.predicted, pair.samples, f"{pair.share:.1%}") for pair in pairs]
-                log_rows(trainer, f"most_confused/{stage}", COLUMNS, rows, trainer.global_step)
+        pairs = most_confused(self.results.counts[stage], self.results.class_names, self.limit)
+        rows = [(pair.true, pair.predicted, pair.samples, f"{pair.share:.1%}") for pair in pairs]
+        log_rows(trainer, f"most_confused/{stage}", COLUMNS, rows, trainer.global_step)

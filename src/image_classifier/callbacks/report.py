@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 
-from image_classifier.callbacks.calibration import Calibration
-from image_classifier.callbacks.misclassified import Misclassified
-from image_classifier.engine.runs.provenance import command_line, git_commit, within_project
+from image_classifier.engine.runs.provenance import git_commit, within_project
+from image_classifier.engine.runs.results import Results
 
 TRAINING_CURVES = ("train/loss", "train/acc")
 VALIDATION_CURVES = ("val/loss", "val/acc")
@@ -24,10 +22,13 @@ class Report(pl.Callback):
 
     Args:
         run_dir: Run directory; its `config.yaml` and `confusion_matrix/*.csv` are shown.
+        results: Holds the gallery and the reliability diagram.
     """
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, *, results: Results | None = None) -> None:
         self.run_dir = Path(run_dir)
+        self.results = results or Results()
+        self.results.at_end.append(self.write)
         self.epochs: list[dict[str, float]] = []
         self.learning_rates: list[list[float]] = []  # pairs of epochs done and learning rate
 
@@ -51,18 +52,9 @@ class Report(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.remember(trainer.current_epoch + 1, trainer.callback_metrics, VALIDATION_CURVES)
-        # The checkpoint is written next, and the training figures of the epoch are logged only after that.
-        totals = getattr(pl_module, "totals", {}).get("train")
-        if totals is not None and totals.update_called:
-            figures = {f"train/{name}": value for name, value in totals.compute().items()}
-            self.remember(trainer.current_epoch + 1, figures, TRAINING_CURVES)
 
-    # For epochs without a validation: their figures are known at the start of the next one, or at the end.
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.remember(trainer.current_epoch, trainer.callback_metrics, TRAINING_CURVES)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.remember(trainer.current_epoch, trainer.callback_metrics, TRAINING_CURVES)
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.remember(trainer.current_epoch + 1, trainer.callback_metrics, TRAINING_CURVES)
 
     def remember(self, epoch: int, figures: Mapping[str, Any], names: Sequence[str]) -> None:
         """Add those figures that are there to the row of an epoch; 1 is the first."""
@@ -82,7 +74,7 @@ class Report(pl.Callback):
         """Write the report.
 
         Args:
-            trainer: Its callbacks hold the gallery and the reliability diagram.
+            trainer: Of the run.
             metrics: The final figures; a stage without any is left out, whatever an earlier run left behind.
 
         Returns:
@@ -92,13 +84,6 @@ class Report(pl.Callback):
         from image_classifier.engine.runs.page import read_matrices, write_report
 
         stages = [stage for stage in ("val", "test") if any(name.startswith(f"{stage}/") for name in metrics)]
-        gallery: dict[str, np.ndarray] = {}
-        calibration: dict[str, np.ndarray] = {}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Misclassified):
-                gallery |= callback.pictures
-            if isinstance(callback, Calibration):
-                calibration |= callback.pictures
         configuration = self.run_dir / "config.yaml"
         return write_report(
             self.run_dir / "report",
@@ -106,10 +91,10 @@ class Report(pl.Callback):
             metrics=metrics,
             matrices=read_matrices(self.run_dir, stages),
             curves=draw_learning_curves(self.epochs, self.learning_rates) if self.epochs else None,
-            gallery=gallery,
-            calibration=calibration,
+            gallery=self.results.galleries,
+            calibration=self.results.reliability,
             facts={
-                "command": command_line(),
+                "command": self.results.command,
                 "git commit": git_commit(),
                 "run directory": within_project(self.run_dir),
             },

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from image_classifier.data.augment import Augmentation
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
+from image_classifier.engine.images.normalization import normalize
 
 IGNORED = -100  # label of an image without one; torch's default for `ignore_index`
 PIXELS_IN_FINGERPRINT = 2**18  # evenly spread over all images
@@ -90,6 +91,12 @@ class ImageDataModule(pl.LightningDataModule):
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def class_counts(self) -> Tensor:
+        """(K,) int64: training images of each class, known before `setup`."""
+        labels = (self.train_images or self.load_train_images()).labels.cpu()
+        labels = labels[self.split(labels)[0]]
+        return torch.bincount(labels[labels != IGNORED], minlength=self.num_classes)
 
     def setup(self, stage: Literal["fit", "validate", "test", "predict"] | str) -> None:
         if stage in ("fit", "validate") and self.train_images is None:
@@ -253,13 +260,6 @@ class ImageDataModule(pl.LightningDataModule):
 def tell(message: str) -> None:
     """Print a line, once whatever the number of processes."""
     print(message, flush=True)
-
-
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Turn (B, C, H, W) uint8 into float32 with mean 0 and standard deviation 1 per channel."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(-1, 1, 1)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(-1, 1, 1)
-    return torch.addcmul(offset, images.float(), scale)
 
 
 def stratified_split(

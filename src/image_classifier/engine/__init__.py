@@ -1,0 +1,1 @@
+"""What a cloner need not open: nothing here imports the pipeline, the models, the data or the callbacks."""

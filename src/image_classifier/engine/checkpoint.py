@@ -1,9 +1,9 @@
 """Checkpoints: reading them without running what they say, and rebuilding model and data from their recipe.
 
 A checkpoint may come from anywhere. It is read with `weights_only=True`, and its recipe, which names classes to call,
-is held to an exact list: torch's optimizers, schedulers and losses, what the model and data files in `configs/` name,
-and what `trusted` names exactly. All else is refused before anything is called. Strings stay strings: nothing in a
-recipe is resolved or looked up.
+is held to an exact list: torch's optimizers, schedulers and losses, the metrics of torchmetrics, what the files in
+`configs/` name for model and data, and what `trusted` names exactly. All else is refused before anything is called.
+Strings stay strings: nothing in a recipe is resolved or looked up.
 """
 
 import inspect
@@ -13,20 +13,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+import torchmetrics
 import yaml
 from torch import nn
 from torch.nn.modules import loss as losses
 from torch.optim import Optimizer, lr_scheduler
 
-from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.configuration import CONFIG_DIR, PROJECT_ROOT
-from image_classifier.models.classifier import Classifier
+from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 
 Recipe = dict[str, Any]
 
-REMADE_NEVER = ("optimizer", "scheduler")  # of the model's settings: nothing but a training needs them
+TRAINING_ONLY = ("optimizer", "scheduler", "loss", "init_from", "freeze")  # of the model's settings: never remade
 
 
 def read_checkpoint(ckpt_path: str, trusted: Collection[str] = ()) -> dict[str, Any]:
@@ -84,6 +84,7 @@ def allowed_targets() -> frozenset[str]:
             (lr_scheduler, lr_scheduler.LRScheduler),
             (nn, losses._Loss),
             (losses, losses._Loss),
+            (torchmetrics.classification, torchmetrics.Metric),
         )
         for name, value in vars(module).items()
         if inspect.isclass(value) and issubclass(value, base) and value is not base
@@ -92,7 +93,7 @@ def allowed_targets() -> frozenset[str]:
         for file in Path(CONFIG_DIR, group).rglob("*.yaml"):
             content = yaml.safe_load(file.read_text()) or {}
             whole = group in ("model", "data")
-            parts = [content] if whole else [content.get(part) for part in ("model", "data")]
+            parts = [content] if whole else [content.get(part) for part in ("model", "data", "metrics")]
             names |= {target for target in targets_in(parts) if isinstance(target, str)}
     return frozenset(names)
 
@@ -138,40 +139,78 @@ def network_arguments(network: Any, recipe: Recipe) -> dict[str, Any]:
     return accepted(network, facts) | needed
 
 
-def load_model(checkpoint: dict[str, Any]) -> Classifier:
+def load_model(checkpoint: dict[str, Any]) -> pl.LightningModule:
     """Rebuild the model from a checkpoint's recipe and weights; neither data nor optimizer is made.
 
     Raises:
         UserError: The recipe does not fit the code.
     """
     recipe = checkpoint["recipe"]
-    settings = {key: value for key, value in recipe["model"].items() if key not in ("net", *REMADE_NEVER)}
+    settings = {key: value for key, value in recipe["model"].items() if key not in ("net", *TRAINING_ONLY)}
     try:
         net = recipe["model"]["net"]
         network = locate(net["_target_"])
         weights_follow = accepted(network, {"load_weights": False})
-        made = build({**net, **weights_follow}, **network_arguments(network, recipe))
-        model = build(settings, net=made, recipe=recipe)
-        if not isinstance(model, Classifier):
+        model = build(settings, net=build({**net, **weights_follow}, **network_arguments(network, recipe)))
+        if not isinstance(model, pl.LightningModule):
             raise TypeError(f"{type(model).__name__} is no model")
-        model.load_state_dict(checkpoint["state_dict"])
+        weights = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("loss.")}
+        model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError) as error:
         raise misfit("model", error) from error
     return model
 
 
-def load_datamodule(checkpoint: dict[str, Any]) -> ImageDataModule:
+def load_datamodule(checkpoint: dict[str, Any]) -> Any:
     """Rebuild the data module from a checkpoint's recipe; nothing is read yet."""
     data = dict(checkpoint["recipe"]["data"])
     if data.get("root") is not None:
         data["root"] = str(PROJECT_ROOT / data["root"])  # an absolute root stays itself
     try:
         datamodule = build(data)
-        if not isinstance(datamodule, ImageDataModule):
+        if not isinstance(datamodule, pl.LightningDataModule):
             raise TypeError(f"{type(datamodule).__name__} is no data set")
         return datamodule
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise misfit("data", error) from error
+
+
+def load_run(
+    ckpt_path: str, data_overrides: Mapping[Any, Any] | None = None, trusted: Collection[str] = ()
+) -> tuple[pl.LightningModule, Any]:
+    """Rebuild model and data from a checkpoint.
+
+    Args:
+        ckpt_path: A checkpoint that `train` wrote.
+        data_overrides: Settings of the data to use instead of the saved ones; null leaves one as it was.
+        trusted: Further names that the checkpoint may hold.
+
+    Raises:
+        UserError: The file cannot be read, its recipe does not fit the code, or the data has other classes.
+    """
+    checkpoint = read_checkpoint(ckpt_path, trusted)
+    return load_model(checkpoint), load_data(checkpoint, ckpt_path, data_overrides)
+
+
+def load_data(checkpoint: dict[str, Any], ckpt_path: str, overrides: Mapping[Any, Any] | None = None) -> Any:
+    """Rebuild the data of a checkpoint, which may lie elsewhere now."""
+    recipe = checkpoint["recipe"]
+    changes = {key: value for key, value in (overrides or {}).items() if value is not None}
+    root = changes.pop("root", None)
+    recipe["data"] |= changes
+    datamodule = load_datamodule(checkpoint)
+    state = checkpoint.get(type(datamodule).__qualname__, {})
+    if root is None and "pictures" in state:  # leaves out what was trained on, even if files were added since then
+        root = str(datamodule.root)
+    if root is not None:
+        datamodule.relocate(root, recipe["class_names"], state)
+    datamodule.prepare_data()
+    if list(datamodule.class_names) != recipe["class_names"]:
+        raise UserError(
+            f"expected the classes that {ckpt_path} was trained on ({', '.join(recipe['class_names'])}) "
+            f"but found {', '.join(datamodule.class_names)}; name the right data: data.root=DIR"
+        )
+    return datamodule
 
 
 def misfit(what: str, error: Exception) -> UserError:

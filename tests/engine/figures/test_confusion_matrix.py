@@ -13,7 +13,7 @@ import torch
 from image_classifier.engine.confusion.matrix import NORMALIZATIONS, Normalization
 from image_classifier.engine.figures import confusion_matrix as draw
 from image_classifier.engine.figures import labels
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 LONG = "a very long class name that nobody would ever want to read in full"
 

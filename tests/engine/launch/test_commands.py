@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from image_classifier.engine.launch import commands as cli
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier import commands
+from image_classifier.engine.project import PROJECT_ROOT
 from tiny import TINY
 
 REPORT_TORCH = """
@@ -67,7 +67,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def run(command: str, *arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", [f"{command}.py", *arguments])
         try:
-            getattr(cli, f"{command}_command")()
+            COMMANDS[command]()
         except SystemExit as stopped:
             return int(stopped.code or 0)
         return 0
@@ -105,6 +105,9 @@ def test_checkpoint_of_another_kind_is_told_in_one_line(
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and str(foreign[name]) in lines[0]
     assert lines[0].startswith("error: expected a checkpoint ")
+
+
+COMMANDS = {"train": commands.train, "eval": commands.evaluate, "predict": commands.predict}
 
 
 def test_predicting_in_several_processes_is_refused(

@@ -13,11 +13,10 @@ from readers import READERS
 from sweeping import TINY as SWEPT
 from sweeping import Outcome, figures, run, summary
 
-from image_classifier import pipeline
+from image_classifier import commands, pipeline
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch import commands as cli
-from image_classifier.engine.launch.configuration import sqlite_url
-from image_classifier.engine.launch.overrides import quoted
+from image_classifier.engine.overrides import quoted
+from image_classifier.engine.sqlite import sqlite_url
 from odd_names import ODD_NAMES, ODD_PATH
 from tiny import TINY
 
@@ -82,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_eval(trained: Path, tmp_path: Path) -> None:
     checkpoint = trained / "run" / "checkpoints" / "best.ckpt"
     arguments = command(ckpt_path=checkpoint, run_dir=tmp_path / ODD_PATH)
-    outcome = run(*arguments, command=cli.eval_command)
+    outcome = run(*arguments, command=commands.evaluate)
     assert outcome.status == 0, outcome.errors
     assert figures(tmp_path / ODD_PATH)["test/acc"] == figures(trained / "run")["test/acc"]
 
@@ -91,7 +90,7 @@ def test_predict(trained: Path, tmp_path: Path) -> None:
     checkpoint = trained / "run" / "checkpoints" / "best.ckpt"
     table = tmp_path / ODD_PATH / "p.csv"
     arguments = command(ckpt_path=checkpoint, input=trained / "data", output=table, run_dir=tmp_path / "r")
-    outcome = run(*arguments, command=cli.predict_command)
+    outcome = run(*arguments, command=commands.predict)
     assert outcome.status == 0, outcome.errors
     text = table.read_text()
     assert text.count(".png") == 20 and str(trained) in text.replace('""', '"')

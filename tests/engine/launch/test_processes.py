@@ -20,11 +20,12 @@ from omegaconf import DictConfig
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from image_classifier import pipeline
-from image_classifier.data.datamodule import normalize
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches
+from image_classifier.engine.images.normalization import normalize
+from image_classifier.engine.launch import assembly
 from image_classifier.engine.launch import processes as distributed
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 from process_tasks import fail, return_rank
 from tiny import TINY
 
@@ -98,11 +99,11 @@ def train_all(cases: list[DictConfig]) -> list[str]:
 
 def train_recording_gradients(cfg: DictConfig) -> None:
     pl.seed_everything(cfg.seed, verbose=False)
-    datamodule = pipeline.make_datamodule(cfg)
-    trainer = pipeline.make_trainer(cfg, [])
+    datamodule = assembly.make_datamodule(cfg)
+    trainer = assembly.make_trainer(cfg, [])
     recorder = RecordGradients()
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
-    model = pipeline.make_model(cfg, datamodule)
+    model = assembly.make_model(cfg, datamodule)
     trainer.fit(model, datamodule)
     if trainer.is_global_zero:
         weights = {name: p.detach() for name, p in model.named_parameters()}
@@ -146,7 +147,7 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Compose:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from image_classifier.engine.launch.commands import CONFIG_DIR
+    from image_classifier.engine.launch.configuration import CONFIG_DIR
 
     def make(*overrides: str) -> DictConfig:
         with initialize_config_dir(CONFIG_DIR):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.training.optimization import Schedule, Span, make_schedule, refit
+from image_classifier.engine.training.factories import Schedule, Span, make_schedule, refit
 from tiny import TINY
 
 PLAIN = ("logger=none", "confusion_matrix=none", "callbacks.early_stopping=null", "data.batch_size=16")
@@ -70,7 +70,7 @@ def test_what_would_make_it_another_run_is_refused(
         "data.batch_size=32",
         "data.eval_batch_size=7",
         "data.device=cpu",
-        "model.label_smoothing=0.1",
+        "model.loss.label_smoothing=0.1",
         "trainer.gradient_clip_val=0.5",
         "trainer.precision=32-true",
     ],
@@ -342,7 +342,13 @@ def test_an_earlier_best_that_is_gone_is_told(
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=5", "data.val_size=0.5", "data.num_samples=40", "model.label_smoothing=0.2", "model.net.hidden_sizes=[3]"],
+    [
+        "seed=5",
+        "data.val_size=0.5",
+        "data.num_samples=40",
+        "model.loss.label_smoothing=0.2",
+        "model.net.hidden_sizes=[3]",
+    ],
 )
 def test_train_false_records_what_it_tested(train: Callable[..., Path], tmp_path: Path, override: str) -> None:
     run_dir = train(*PLAIN)

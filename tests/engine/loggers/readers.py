@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from image_classifier.engine.launch.configuration import sqlite_url
+from image_classifier.engine.sqlite import sqlite_url
 
 Nested = dict[str, dict[str, float]]  # {predicted: {true: value}}
 

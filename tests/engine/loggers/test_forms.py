@@ -16,9 +16,9 @@ from readers import READERS, NoneReader, Reader, TensorBoardReader, WandbReader
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from image_classifier import pipeline
-from image_classifier.data.datamodule import normalize
 from image_classifier.engine.figures.confusion_matrix import draw_confusion_matrix
-from image_classifier.engine.launch.commands import CONFIG_DIR
+from image_classifier.engine.images.normalization import normalize
+from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
 from tiny import TINY
 
 NAMES = [f"class {index}" for index in range(4)]

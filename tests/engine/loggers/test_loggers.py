@@ -11,7 +11,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from image_classifier import pipeline
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch import assembly
 from image_classifier.engine.loggers.base import markdown_cell, table_rows
+from image_classifier.models.classifier import Classifier
 
 SHORT = "trainer.max_epochs=1"
 
@@ -97,7 +99,7 @@ def test_a_project_that_wandb_refuses_is_told(train: Callable[..., Path], projec
 @pytest.mark.parametrize("name", ["tensorboard", "csv", "wandb", "mlflow"])
 def test_keys_of_odd_characters_reach_the_logger(compose_config: Callable, name: str, tmp_path: Path) -> None:
     cfg = compose_config(f"logger={name}", *(["logger.wandb.mode=offline"] if name == "wandb" else []))
-    (logger,) = pipeline.make_loggers(cfg)
+    (logger,) = assembly.make_loggers(cfg)
     keys = ["test/top5@acc", "test/top5#acc", "test/µ [%]", "test/a=b, c"]
     logger.log_facts({"cats & dogs": 1, "cats + dogs": "[/red] | `x`\ny"})
     logger.log_metrics({key: number for number, key in enumerate(keys)}, 0)
@@ -150,7 +152,7 @@ def test_a_failed_run_is_closed(train: Callable[..., Path], monkeypatch: pytest.
     def fail(*args: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(pipeline.Classifier, "validation_step", fail)
+    monkeypatch.setattr(Classifier, "validation_step", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         train("logger=mlflow", SHORT)
     assert MLFlowReader(tmp_path / "run").run.info.status == "FAILED"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from screenshots import VISIBLE_IMAGES, VISIBLE_TEXT, chromium, tensorboard, wait_for
 
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 from tiny import TINY_WITH_DRAWINGS
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from image_classifier.engine.launch.command_line import command_line
 from image_classifier.engine.runs import provenance
 
 
@@ -46,4 +47,4 @@ def test_repository_of_another_user(project: Path, monkeypatch: pytest.MonkeyPat
 def test_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["train.py", 'data.root="/a b(1)/it\'s"', "model.net.hidden_sizes=[16, 32]"]
     monkeypatch.setattr(sys, "argv", typed)
-    assert shlex.split(provenance.command_line()) == ["python", *typed]
+    assert shlex.split(command_line()) == ["python", *typed]

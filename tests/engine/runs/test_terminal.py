@@ -14,7 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from image_classifier.engine.launch import threads
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 from tiny import TINY
 
 RUN = tuple(override for override in TINY if not override.startswith(("callbacks.progress_bar", "callbacks.model_su")))
@@ -84,9 +84,9 @@ class Finder:
             sys.stdout.flush()
             os._exit(0)
 sys.meta_path.insert(0, Finder())
-from image_classifier.engine.launch import commands as cli
+from image_classifier import commands
 sys.argv = ["train.py", *sys.argv[1:]]
-cli.train_command()
+commands.train()
 """
 
 

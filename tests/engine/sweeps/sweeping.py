@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from image_classifier.engine.launch import commands as cli
+from image_classifier import commands
+from image_classifier.engine.project import PROJECT_ROOT
 
 # A job takes about half a second.
 TINY = (
@@ -46,7 +47,7 @@ class Outcome(NamedTuple):
     errors: str
 
 
-def run(*arguments: str, command: Callable[[], None] = cli.train_command) -> Outcome:
+def run(*arguments: str, command: Callable[[], None] = commands.train) -> Outcome:
     """Run a command of the project in this process."""
     output, errors = io.StringIO(), io.StringIO()
     status: Any = 0
@@ -91,7 +92,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = N
 
 def sweep_until(condition: Callable[[], bool], directory: Path, *arguments: str) -> None:
     """Start a sweep in a process of its own, and kill it with SIGKILL as soon as a condition holds."""
-    command = [sys.executable, str(cli.PROJECT_ROOT / "train.py"), "-m", *TINY, f"hydra.sweep.dir={directory}"]
+    command = [sys.executable, str(PROJECT_ROOT / "train.py"), "-m", *TINY, f"hydra.sweep.dir={directory}"]
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL)
     try:
         wait_for(condition, process)

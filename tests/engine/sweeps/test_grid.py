@@ -15,7 +15,7 @@ from sweeping import Outcome, figures, read, run, summary, sweep
 def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """Jobs 0 to 2 have a bad setting, job 5 a learning rate at which the loss becomes nan."""
     directory = tmp_path_factory.mktemp("sweeps") / "grid"
-    lists = ["model.label_smoothing=2.0,0.1", "model.optimizer.lr=0.003,0.01,1e30"]
+    lists = ["model.loss.label_smoothing=2.0,0.1", "model.optimizer.lr=0.003,0.01,1e30"]
     return directory, sweep(directory, "logger=csv", *lists)
 
 
@@ -24,7 +24,7 @@ def test_every_job_has_its_own_directory_and_logger_run(grid: tuple[Path, Outcom
     assert sorted(path.name for path in directory.iterdir() if path.is_dir()) == ["0", "1", "2", "3", "4", "5"]
     for job, rate in (("3", "0.003"), ("4", "0.01")):
         overrides = read(directory / job / "job.json")["overrides"]
-        assert {"model.label_smoothing=0.1", f"model.optimizer.lr={rate}"} <= set(overrides)
+        assert {"model.loss.label_smoothing=0.1", f"model.optimizer.lr={rate}"} <= set(overrides)
         lines = (directory / job / "csv" / "metrics.csv").read_text().splitlines()
         epochs = [line.split(",")[lines[0].split(",").index("epoch")] for line in lines[1:]]
         assert set(epochs) >= {"0", "1", "2"} and (directory / job / "checkpoints" / "best.ckpt").is_file()
@@ -50,7 +50,7 @@ def test_the_table_ranks_jobs_by_the_monitored_metric(grid: tuple[Path, Outcome]
     directory, outcome = grid
     rows = summary(directory)
     best, second = rows[:2]
-    assert list(best)[:4] == ["rank", "model.label_smoothing", "model.optimizer.lr", "val/acc"]
+    assert list(best)[:4] == ["rank", "model.loss.label_smoothing", "model.optimizer.lr", "val/acc"]
     assert best["rank"] == "1" and float(best["val/acc"]) >= float(second["val/acc"])
     for row in (best, second):
         assert float(row["val/acc"]) == pytest.approx(read(directory / row["directory"] / "metrics.json")["val/acc"])
@@ -88,7 +88,7 @@ def test_jobs_leave_nothing_in_memory(grid: tuple[Path, Outcome]) -> None:
 def test_starting_it_again_repeats_only_what_failed(grid: tuple[Path, Outcome]) -> None:
     directory, _ = grid
     before = {path: path.stat().st_mtime_ns for job in "34" for path in (directory / job).rglob("*.json")}
-    outcome = sweep(directory, "logger=csv", "model.label_smoothing=0.1", "model.optimizer.lr=0.01,0.003")
+    outcome = sweep(directory, "logger=csv", "model.loss.label_smoothing=0.1", "model.optimizer.lr=0.01,0.003")
     assert outcome.output.count("Finished earlier") == 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert outcome.status == 1  # the jobs that failed before are still part of the table

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from slurm import slurm
 from sweeping import TINY, Outcome, figures, read, summary, sweep, wait_for
 
-from image_classifier.engine.launch.commands import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 pytestmark = pytest.mark.slow
 

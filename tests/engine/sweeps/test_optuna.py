@@ -149,7 +149,7 @@ def test_failed_trials_do_not_end_the_sweep(tmp_path: Path) -> None:
         tmp_path,
         "sweep=optuna",
         *SPACE,
-        "model.label_smoothing=choice(0.0, 2.0)",
+        "model.loss.label_smoothing=choice(0.0, 2.0)",
         "hydra.sweeper.n_trials=4",
         "trainer.max_epochs=1",
     )

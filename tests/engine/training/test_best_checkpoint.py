@@ -17,7 +17,13 @@ from image_classifier.engine.errors import UserError
 from image_classifier.engine.metric_modes import metric_mode
 from image_classifier.engine.sweeps.objectives import optuna_direction
 
-PLAIN = ("logger=csv", "confusion_matrix=none", "callbacks.early_stopping=null", "data.batch_size=16")
+PLAIN = (
+    "trainer.precision=32-true",
+    "logger=csv",
+    "confusion_matrix=none",
+    "callbacks.early_stopping=null",
+    "data.batch_size=16",
+)
 NOISY = ("model.optimizer.lr=0.3", "model.scheduler=null", "trainer.max_epochs=5")  # goes up and down
 
 

@@ -1,0 +1,1 @@
+"""Counts of the confusion matrix and their arithmetic, names and keys; imports nothing else of ours."""

@@ -3,16 +3,26 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from image_classifier.engine.sweeps.jobs import Job
-
 LOG_RATIO = 8  # values that span more than this are drawn on a logarithmic axis
 CLOSEST_TICKS = 0.15  # values that lie apart by this share of the axis are all written at it
 STYLES = {"finished": {"color": "#1f77b4", "marker": "o"}, "pruned": {"color": "#d62728", "marker": "x"}}
+
+
+class Job(Protocol):
+    """What is drawn of a job."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+    @property
+    def settings(self) -> Mapping[str, str]: ...
 
 
 def draw_sweep(jobs: Sequence[Job], settings: Sequence[str], objectives: Mapping[str, str]) -> Figure:

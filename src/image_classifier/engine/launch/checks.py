@@ -114,7 +114,7 @@ CHECKS: dict[str, Check] = {
     "model.optimizer.weight_decay": at_least(0, 0.01),
     "model.scheduler_interval": one_of("step", "epoch"),
     "model.scheduler_frequency": whole(1, 1),
-    "model.label_smoothing": fraction(0.1),
+    "model.loss.label_smoothing": fraction(0.1),
     "model.compile": switch(),
     "model.channels_last": switch(),
     "model.test_time_flip": switch(),

@@ -1,15 +1,13 @@
-"""The commands `train.py`, `eval.py` and `predict.py`.
+"""Makes a command of a function that takes a configuration.
 
 Nothing here imports torch before the configuration is composed and checked: help and mistakes answer at once.
 """
 
 import atexit
+import functools
 import gc
-import importlib
 import sys
 from collections.abc import Callable
-from functools import partial
-from types import ModuleType
 from typing import Any, NoReturn
 
 import hydra
@@ -19,23 +17,58 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch import processes as distributed
+from image_classifier.engine.launch import processes
 from image_classifier.engine.launch.checks import check_config
-from image_classifier.engine.launch.configuration import CONFIG_DIR, PROJECT_ROOT
+from image_classifier.engine.launch.configuration import CONFIG_DIR
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
-from image_classifier.engine.launch.overrides import prepare
+from image_classifier.engine.overrides import prepare
 from image_classifier.engine.sweeps.job import run_job
 
-__all__ = ["CONFIG_DIR", "PROJECT_ROOT", "eval_command", "predict_command", "train_command"]
+Task = Callable[[DictConfig], Any]
 
 
-def perform(cfg: DictConfig, work: str) -> Any:
-    """Do the work of a command, telling mistakes of the user's in one line.
+def command(config_name: str, load: Callable[[], None], *, one_process: bool = False) -> Callable[[Task], Callable]:
+    """Decorate a function of a module, so that calling it without a configuration runs it as a Hydra command.
+
+    Under torchrun or srun only rank 0 composes configurations; the other ranks work on the same ones. Called with a
+    configuration, as other processes do who know it by its name, the function does its work on that.
 
     Args:
-        cfg: The composed configuration.
-        work: Name of a function in `pipeline`; its result is what a sweeper optimizes.
+        config_name: File in `configs/`.
+        load: Imports what the function needs.
+        one_process: The work is not for several processes.
     """
+
+    def decorate(task: Task) -> Callable[..., Any]:
+        @functools.wraps(task)
+        def start(cfg: DictConfig | None = None) -> Any:
+            if cfg is not None:
+                import_once(load)
+                return task(cfg)
+            gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
+            try:
+                return processes.lead_or_follow(main, start)()
+            finally:
+                gc.enable()
+
+        @functools.wraps(task)
+        def perform_task(cfg: DictConfig) -> Any:  # Hydra's launchers find `start` by this name
+            return perform(cfg, start, load, one_process)
+
+        def main() -> None:
+            try:
+                sys.argv[1:] = prepare(sys.argv[1:])
+            except UserError as error:
+                stop(error)
+            hydra.main(CONFIG_DIR, config_name, execution_whitelist=EXECUTION_WHITELIST)(perform_task)()
+
+        return start
+
+    return decorate
+
+
+def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: bool) -> Any:
+    """Check a configuration and do the work on it, telling mistakes of the user's in one line."""
 
     def check_and_work(cfg: DictConfig) -> Any:
         try:
@@ -44,15 +77,15 @@ def perform(cfg: DictConfig, work: str) -> Any:
         except InterpolationResolutionError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"expected what ${{}} names in {error.full_key} to be there but found: {reason}") from None
-        if work == "predict" and distributed.number_of_processes(cfg.trainer) > 1:
+        if one_process and processes.number_of_processes(cfg.trainer) > 1:
             raise UserError(
-                f"expected trainer.devices=1, for predict runs in one process, but found {cfg.trainer.devices}"
+                f"expected trainer.devices=1, for {task.__name__} runs in one process, but found {cfg.trainer.devices}"
             )
-        return distributed.run(partial(call_pipeline, work), cfg)
+        return processes.run(task, cfg)
 
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN:
-        import_pipeline()  # before the clock of the first job starts
+        import_once(load)  # before the clock of the first job starts
         return run_job(cfg, check_and_work)
     if chosen := hydra_cfg.runtime.choices.get("sweep"):
         print(f"One run only: add -m to sweep over what sweep={chosen} says", file=sys.stderr)
@@ -67,64 +100,10 @@ def stop(error: UserError) -> NoReturn:
     sys.exit(2)
 
 
-def call_pipeline(work: str, cfg: DictConfig) -> Any:
-    """Call a function of `pipeline`; here rather than there, so that it is named without importing torch."""
-    return getattr(import_pipeline(), work)(cfg)
-
-
-def import_pipeline() -> ModuleType:
-    """Import `pipeline`, and with it torch and Lightning, once."""
-    if (pipeline := sys.modules.get("image_classifier.pipeline")) is None:
-        pipeline = importlib.import_module("image_classifier.pipeline")
-        gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
-        atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
+@functools.cache
+def import_once(load: Callable[[], None]) -> None:
+    """Import what the work needs; garbage collection, off since the start, then looks at it no more."""
+    load()
+    gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
+    atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
     gc.enable()
-    return pipeline
-
-
-# Functions of the module, because the processes that launchers start find them by name.
-def train(cfg: DictConfig) -> Any:
-    return perform(cfg, "train")
-
-
-def evaluate(cfg: DictConfig) -> Any:
-    return perform(cfg, "evaluate")
-
-
-def predict(cfg: DictConfig) -> Any:
-    return perform(cfg, "predict")
-
-
-def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> Callable[[], None]:
-    """Make a Hydra command, which under torchrun or srun only rank 0 runs as such.
-
-    Args:
-        config_name: File in `configs/`.
-        task: What it does with the composed configuration.
-        work: Name of the function in `pipeline` that the other ranks call.
-    """
-    decorate = hydra.main(config_path=CONFIG_DIR, config_name=config_name, execution_whitelist=EXECUTION_WHITELIST)
-    run_hydra = decorate(task)
-
-    def main() -> None:
-        try:
-            sys.argv[1:] = prepare(sys.argv[1:])
-        except UserError as error:
-            stop(error)
-        run_hydra()
-
-    lead_or_follow = distributed.lead_or_follow(main, partial(call_pipeline, work))
-
-    def start() -> None:
-        gc.disable()  # composing and importing make much and drop little; `import_pipeline` switches it on again
-        try:
-            lead_or_follow()
-        finally:
-            gc.enable()
-
-    return start
-
-
-train_command = command("train", train, "train")
-eval_command = command("eval", evaluate, "evaluate")
-predict_command = command("predict", predict, "predict")

@@ -1,38 +1,22 @@
 """Where the configuration lies, what it can interpolate, and composing it without a command, as in a notebook."""
 
 import os
-import re
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch.checks import check_config  # registers resolvers of its own
-from image_classifier.engine.launch.overrides import prepare
+from image_classifier.engine.overrides import prepare
+from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
+from image_classifier.engine.sqlite import sqlite_url
 from image_classifier.engine.sweeps.jobs import job_directory
 from image_classifier.engine.sweeps.objectives import optuna_direction
-
-SQLITE_PATH = 500  # bytes; SQLite takes 512, with the names of its temporary files
-
-
-def find_project() -> Path | None:
-    """The repository that this package lies in, else the directory of the running script, if it has our configs."""
-    script = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
-    for directory in (Path(__file__).resolve().parents[4], script.resolve().parent):
-        if (directory / "configs" / "train.yaml").is_file():
-            return directory
-    return None
-
-
-PROJECT = find_project()
-PROJECT_ROOT = PROJECT or Path.cwd()  # where outputs/ and data/ lie
-CONFIG_DIR = str((PROJECT or Path(__file__).resolve().parents[2]) / "configs")  # a wheel carries a copy in the package
 
 
 def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
@@ -68,20 +52,18 @@ def run_directory(*, _root_: DictConfig) -> str:
     return settled.setdefault(str(parent), str(parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"))
 
 
-def sqlite_url(path: str) -> str:
-    """Resolver for the URL of a database in a file: SQLAlchemy decodes `%` and cuts at `?`, Optuna formats braces.
+def register_resolvers() -> None:
+    """Give the configuration the functions that it interpolates; those of `checks` come with its import."""
+    resolvers: dict[str, Any] = {
+        "project_root": lambda: str(PROJECT_ROOT),
+        "expand_home": expand_home,
+        "run_directory": run_directory,
+        "sqlite_url": sqlite_url,
+        "job_directory": job_directory,
+        "optuna_direction": optuna_direction,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_resolver(name, resolver, replace=True)
 
-    Raises:
-        UserError: The path is longer than SQLite takes.
-    """
-    if len(os.fsencode(Path(path).absolute())) > SQLITE_PATH:
-        raise UserError(f"expected a path of at most {SQLITE_PATH} bytes for a database but found {path}; move it")
-    return "sqlite:///" + re.sub(r"[%?{}]", lambda found: f"%{ord(found.group()):02X}", path)
 
-
-OmegaConf.register_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
-OmegaConf.register_resolver("expand_home", expand_home, replace=True)
-OmegaConf.register_resolver("run_directory", run_directory, replace=True)
-OmegaConf.register_resolver("sqlite_url", sqlite_url, replace=True)
-OmegaConf.register_resolver("job_directory", job_directory, replace=True)
-OmegaConf.register_resolver("optuna_direction", optuna_direction, replace=True)
+register_resolvers()

@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.configuration import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 # Of the settings of the data: those that change neither the images nor which of them are held out.
 FREE = (

@@ -1,0 +1,1 @@
+"""How each service takes an image, scalars, a table, a chart; may import the confusion room and runs."""

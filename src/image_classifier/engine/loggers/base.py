@@ -56,6 +56,19 @@ class RunLogger:
         self.finalize("success")  # type: ignore[attr-defined]
 
 
+def log_facts(trainer: pl.Trainer, facts: Mapping[str, Any]) -> None:
+    """Log what is known of a run before it starts, in every logger."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        logger.log_facts(facts) if isinstance(logger, RunLogger) else logger.log_hyperparams(dict(facts))
+
+
+def log_final_metrics(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
+    """Log the final metrics of a run, in every logger that has a place for them."""
+    for logger in trainer.loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_final_metrics(metrics)
+
+
 def log_image(
     trainer: pl.Trainer, key: str, image: np.ndarray, step: int, loggers: Sequence[Any] | None = None
 ) -> None:

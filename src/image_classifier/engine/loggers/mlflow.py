@@ -11,8 +11,8 @@ from typing import Any
 import pytorch_lightning.loggers as pl_loggers
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.configuration import sqlite_url
 from image_classifier.engine.loggers.base import RunLogger, Table
+from image_classifier.engine.sqlite import sqlite_url
 
 METRICS_A_CALL = 1000  # MLflow takes no more in one call
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from image_classifier.data.datamodule import normalize
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.normalization import normalize
 from image_classifier.engine.images.pictures import (
     PictureForm,
     describe_skipped,

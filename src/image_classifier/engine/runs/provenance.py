@@ -3,14 +3,10 @@
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
-from image_classifier.engine.launch.configuration import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 
 def git_commit() -> str:
@@ -26,13 +22,6 @@ def git_commit() -> str:
     if "not a git repository" in answer.stderr:
         return "not in a git repository"
     return f"unknown: {(answer.stderr.splitlines() or ['git says nothing'])[0]}"
-
-
-def command_line() -> str:
-    """The command as it would be typed again; of a job of a sweep, the one that runs this job alone."""
-    if HydraConfig.initialized() and (hydra_cfg := HydraConfig.get()).mode == RunMode.MULTIRUN:
-        return command_of_job(str(hydra_cfg.job.config_name), hydra_cfg.overrides.task)
-    return shlex.join(["python", *sys.argv])
 
 
 def command_of_job(config_name: str, overrides: Sequence[str]) -> str:

@@ -1,19 +1,19 @@
 """What the terminal shows at the end: final figures, per-class figures, most confused pairs."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
-import pytorch_lightning as pl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
 from image_classifier.engine.confusion import matrix
+from image_classifier.engine.runs.results import Results
 
 
-def print_summary(run_dir: Path, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+def print_summary(run_dir: Path, results: Results, metrics: Mapping[str, float]) -> None:
     """Final figures, the most confused pairs, and where everything lies."""
     table = Table(title="Final figures", title_justify="left")
     table.add_column("figure")
@@ -24,9 +24,9 @@ def print_summary(run_dir: Path, trainer: pl.Trainer, metrics: dict[str, float])
         add_row(table, name, shown)
     console = Console()
     console.print(table)
-    found = final_counts(trainer)
-    if found is not None and matrix.most_confused(*found, limit=1):
-        console.print(confused_table(*found, limit=5))
+    counts = results.final_counts()
+    if counts is not None and matrix.most_confused(counts, results.class_names, limit=1):
+        console.print(confused_table(counts, results.class_names, limit=5))
     console.print(f"Run directory: {run_dir}", soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
@@ -45,18 +45,17 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(cell) for cell in cells))
 
 
-def print_class_report(trainer: pl.Trainer) -> None:
+def print_class_report(results: Results) -> None:
     """Precision, recall, F1 and support of each class of the test."""
-    found = final_counts(trainer)
-    if found is None:
+    counts = results.final_counts()
+    if counts is None:
         return
-    counts, class_names = found
     figures = matrix.class_metrics(counts)
     table = Table(title="Per class", title_justify="left")
     table.add_column("class")
     for heading in ("precision", "recall", "f1", "support"):
         table.add_column(heading, justify="right")
-    for index, name in enumerate(class_names):
+    for index, name in enumerate(results.class_names):
         values = [f"{getattr(figures, figure)[index]:.4f}" for figure in ("precision", "recall", "f1")]
         add_row(table, name, *values, str(int(figures.support[index])))
     Console().print(table)
@@ -71,13 +70,3 @@ def confused_table(counts: Tensor, class_names: tuple[str, ...], limit: int) -> 
     for pair in matrix.most_confused(counts, class_names, limit):
         add_row(table, pair.true, pair.predicted, str(pair.samples), f"{pair.share:.1%}")
     return table
-
-
-def final_counts(trainer: pl.Trainer) -> tuple[Tensor, tuple[str, ...]] | None:
-    """The test counts, or else the last validation counts, with the class names."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ConfusionMatrixCallback) and callback.matrices:
-            counts = callback.matrices.get("test", callback.matrices.get("val"))
-            assert counts is not None
-            return counts, callback.class_names
-    return None

@@ -1,1 +1,1 @@
-"""Sweeps: a directory for each job, resuming, Optuna with pruning, a report at the end."""
+"""The jobs of a multirun: study, launchers, ranking, pruning; may see the configuration, and imports no launching."""

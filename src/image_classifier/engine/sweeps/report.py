@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from image_classifier.engine.launch.overrides import quoted
+from image_classifier.engine.overrides import quoted
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.provenance import command_of_job
 from image_classifier.engine.sweeps.job import JobError

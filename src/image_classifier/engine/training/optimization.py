@@ -1,195 +1,192 @@
-"""Optimizers and schedulers from their factories: what a factory leaves open is filled in from the training."""
+"""Optimizer and schedule of a training, from their factories, through resumes with other settings."""
 
-import inspect
 import math
-import warnings
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from torch import Tensor
-from torch.optim import Optimizer, SparseAdam
-from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, OneCycleLR, ReduceLROnPlateau
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from image_classifier.engine.errors import UserError
-
-STEPWISE = (OneCycleLR, CyclicLR)  # made to advance with every optimizer step; all others with every epoch
-COUNTERS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # of ReduceLROnPlateau
-
-
-class Span(NamedTuple):
-    """How long a training is."""
-
-    steps: float  # optimizer steps; inf when only the clock ends it
-    steps_per_epoch: int
-
-    @property
-    def epochs(self) -> float:
-        return self.steps if self.steps == math.inf else math.ceil(self.steps / self.steps_per_epoch)
+from image_classifier.engine.metric_modes import metric_mode
+from image_classifier.engine.training.factories import Schedule, Span, make_optimizer, make_schedule, refit
+from image_classifier.engine.training.parameter_groups import parameter_groups
 
 
-class Schedule(NamedTuple):
-    """A scheduler and when it advances."""
+class Optimization(pl.Callback):
+    """Makes the optimizer and its schedule, and keeps the schedule in step.
 
-    scheduler: Any
-    interval: str  # "step" or "epoch"
-    frequency: int
-
-
-def make_optimizer(factory: Callable[..., Optimizer], parameters: Iterable[Tensor], *, fused: bool) -> Optimizer:
-    """Call the factory; with `fused`, one kernel updates all parameters where the optimizer has one.
-
-    Raises:
-        UserError: The optimizer refuses its arguments or these parameters.
-    """
-    given = getattr(factory, "keywords", {})
-    fusible = "fused" in parameters_of(factory) and not any(given.get(name) for name in ("foreach", "differentiable"))
-    if getattr(factory, "func", factory) is SparseAdam:
-        raise UserError("expected model.optimizer to take dense gradients but found SparseAdam; use torch.optim.Adam")
-    try:
-        return factory(parameters, **({"fused": True} if fused and fusible and "fused" not in given else {}))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise refused("model.optimizer", factory, error) from error
-
-
-def make_schedule(
-    factory: Callable[..., Any],
-    optimizer: Optimizer,
-    span: Callable[[], Span],
-    *,
-    mode: str | None,
-    interval: str | None = None,
-    frequency: int = 1,
-) -> Schedule:
-    """Call the factory with what it leaves open: the length, the highest rate, what a plateau is a plateau of.
+    After a resume, changed settings of either, or another length of the training, count from there on.
 
     Args:
-        factory: A scheduler class or a partial of it; `schedulers` of SequentialLR and ChainedScheduler are factories.
-        optimizer: With its initial learning rates.
-        span: Length of the training; asked only where it is needed.
-        mode: "max" or "min", the better direction of the monitored metric; None when it is not known.
-        interval: "step" or "epoch"; None for what the scheduler is made for.
-        frequency: Steps or epochs between two changes.
-
-    Raises:
-        UserError: The scheduler refuses its arguments, or ends before the training does.
+        optimizer: Makes the optimizer from the parameters; None for a module that is not trained.
+        scheduler: Makes the learning-rate scheduler from the optimizer. Its length and highest rate are filled in
+            when they are missing. None for a constant rate.
+        scheduler_interval: Whether it advances every "step" or every "epoch"; None for what it is made for.
+        scheduler_frequency: Steps or epochs between two changes of the rate.
+        monitor: Metric that a scheduler such as ReduceLROnPlateau watches.
+        monitor_mode: "max" or "min", its better direction; None where its name tells.
+        lr_factors: Learning rate of the parameters whose name matches a pattern, as a multiple of the optimizer's.
+        decay_biases_and_norms: Whether weight decay also acts on biases and normalisation layers.
     """
-    kind = getattr(factory, "func", factory)
-    given = dict(getattr(factory, "keywords", {}))
-    takes = parameters_of(factory)
-    stepwise = "total_steps" in takes or (inspect.isclass(kind) and issubclass(kind, STEPWISE))
-    interval = interval or ("step" if stepwise else "epoch")
 
-    def length() -> int:
-        whole = span().steps if interval == "step" else span().epochs
-        if whole == math.inf:
-            raise UserError(
-                f"expected a training of known length for {name_of(factory)} but found none; "
-                "set trainer.max_epochs or trainer.max_steps"
+    def __init__(
+        self,
+        optimizer: Callable[..., Optimizer] | None,
+        scheduler: Callable[..., Any] | None = None,
+        *,
+        scheduler_interval: str | None = None,
+        scheduler_frequency: int = 1,
+        monitor: str = "val/acc",
+        monitor_mode: str | None = None,
+        lr_factors: dict[str, float] | None = None,
+        decay_biases_and_norms: bool = True,
+    ) -> None:
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.interval = scheduler_interval
+        self.frequency = scheduler_frequency
+        self.monitor = monitor
+        self.mode = monitor_mode or metric_mode(monitor)
+        self.lr_factors = lr_factors
+        self.decay_biases_and_norms = decay_biases_and_norms
+        self.span: Span | None = None  # of the training, once a scheduler has asked for it
+        self.validated = False  # since a plateau was last looked for
+        self.seen: float | None = None  # the monitored metric of the checkpoint
+        self.resumed: dict[str, Any] | None = None  # what a checkpoint says of its optimizer and schedule
+
+    def configure(self, module: pl.LightningModule) -> Any:
+        """What `configure_optimizers` returns."""
+        optimizer = self.new_optimizer(module)
+        schedule = self.new_schedule(module.trainer, optimizer)
+        if schedule is None:
+            return optimizer
+        # Not strict: a plateau is looked at after those epochs only that had a validation (`is_due`).
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {**schedule._asdict(), "monitor": self.monitor, "strict": False},
+        }
+
+    def is_due(self, scheduler: Any) -> bool:
+        """Whether a scheduler may advance: ReduceLROnPlateau once after each validation."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            return True
+        due, self.validated = self.validated, False
+        return due
+
+    def new_optimizer(self, module: pl.LightningModule) -> Optimizer:
+        assert self.make_optimizer is not None, "a model that was rebuilt from a checkpoint cannot be trained"
+        trainer = module.trainer
+        # Lightning does not clip what a fused optimizer updates under automatic mixed precision.
+        fused = not (trainer.gradient_clip_val and isinstance(trainer.precision_plugin, MixedPrecision))
+        groups = parameter_groups(
+            module, self.make_optimizer, self.lr_factors or {}, decay_all=self.decay_biases_and_norms
+        )
+        return make_optimizer(self.make_optimizer, groups, fused=fused)
+
+    def new_schedule(self, trainer: pl.Trainer, optimizer: Optimizer) -> Schedule | None:
+        if self.make_scheduler is None:
+            return None
+        return make_schedule(
+            self.make_scheduler,
+            optimizer,
+            partial(self.training_span, trainer),
+            mode=self.mode,
+            interval=self.interval,
+            frequency=self.frequency,
+        )
+
+    def training_span(self, trainer: pl.Trainer) -> Span:
+        """How long the whole training is, remembered so that a resumed run notices another length."""
+        if trainer.limit_train_batches == 0:
+            return Span(1, 1)
+        steps = trainer.estimated_stepping_batches
+        trainer.fit_loop.setup_data()  # which knows the number of batches; done already but for endless epochs
+        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        self.span = Span(steps, steps_per_epoch)
+        return self.span
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.validated = not trainer.sanity_checking
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning forgets the place inside the epoch when a scheduler has asked for the number of steps before.
+        trainer.fit_loop._load_combined_loader_states()
+        resumed, self.resumed = self.resumed, None
+        if resumed is not None:
+            self.follow_todays_settings(trainer, pl_module, resumed)
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, in plain containers."""
+        return {
+            "optimizer": described(self.make_optimizer),
+            "scheduler": described(self.make_scheduler),
+            "interval": self.interval,
+            "frequency": self.frequency,
+            "lr_factors": self.lr_factors,
+            "decay_biases_and_norms": self.decay_biases_and_norms,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        span = None if self.span is None else list(self.span)
+        return {"settings": self.settings(), "span": span, "validated": self.validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.resumed = state_dict
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.seen = (checkpoint.get("metrics") or {}).get(self.monitor)
+
+    def follow_todays_settings(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, resumed: dict[str, Any]
+    ) -> None:
+        """Let changed settings of optimizer and scheduler, or another length, count from here on."""
+        configs = trainer.lr_scheduler_configs
+        saved, today = resumed["settings"], self.settings()
+        other_length = self.span is not None and resumed["span"] not in (None, list(self.span))
+        if saved != today or other_length:
+            optimizer = trainer.optimizers[0]
+            advanced = {"step": self.steps_in_todays_terms(trainer, resumed["span"]), "epoch": trainer.current_epoch}
+            schedule = refit(
+                optimizer,
+                self.new_optimizer(pl_module),
+                partial(self.new_schedule, trainer),
+                configs[0].scheduler if configs else None,
+                lambda schedule: advanced[schedule.interval] // schedule.frequency,
+                keep_reductions=saved["optimizer"].get("lr") == today["optimizer"].get("lr"),
             )
-        return max(1, int(whole) // frequency)
+            if schedule is not None and configs:
+                configs[0].scheduler, configs[0].interval, configs[0].frequency = schedule
+            if trainer.is_global_zero:
+                rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
+                print(f"Resuming with changed settings of the optimizer or its schedule: rate {rates}", flush=True)
+        elif resumed["validated"] and self.seen is not None:
+            for config in configs:  # the checkpoint was written between the validation and the look at it
+                if isinstance(config.scheduler, ReduceLROnPlateau):
+                    config.scheduler.step(self.seen)
 
-    missing: dict[str, Any] = {}
-    if "schedulers" in given:
-        missing["schedulers"] = [part(optimizer) if callable(part) else part for part in given["schedulers"]]
-    if "total_steps" in takes and given.get("total_steps") is None:
-        missing |= cycle_length(given, span, length)
-    if "T_max" in takes and given.get("T_max") is None:
-        missing["T_max"] = length()
-    if "max_lr" in takes and given.get("max_lr") is None:
-        missing["max_lr"] = [group["lr"] for group in optimizer.param_groups]
-    if inspect.isclass(kind) and issubclass(kind, ReduceLROnPlateau):
-        missing["mode"] = plateau_mode(given.get("mode"), mode)
-    try:
-        scheduler = call(factory, optimizer, missing)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise refused("model.scheduler", factory, error) from error
-    total = getattr(scheduler, "total_steps", None)
-    if total is not None and total < (needed := span().steps if interval == "step" else span().epochs) // frequency:
-        raise UserError(
-            f"expected model.scheduler to last for the {needed:g} {interval}s of the training but found {total} for "
-            f"{name_of(factory)}; leave its length out, or train for fewer epochs"
-        )
-    return Schedule(scheduler, interval, frequency)
+    def steps_in_todays_terms(self, trainer: pl.Trainer, saved_span: list[int] | None) -> int:
+        """Optimizer steps so far, had the epochs always had as many as they have now: another batch size changes it."""
+        if saved_span is None or self.span is None:
+            return trainer.global_step
+        return round(trainer.global_step * self.span.steps_per_epoch / saved_span[1])
 
 
-def call(factory: Callable[..., Any], optimizer: Optimizer, arguments: dict[str, Any]) -> Any:
-    kind = getattr(factory, "func", factory)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The epoch parameter in `scheduler.step")  # SequentialLR's own
-        if kind is ChainedScheduler:  # takes its optimizer last
-            return factory(optimizer=optimizer, **arguments)
-        return factory(optimizer, **arguments)
-
-
-def cycle_length(given: dict[str, Any], span: Callable[[], Span], length: Callable[[], int]) -> dict[str, int]:
-    """The length of OneCycleLR in its own terms: its `epochs` and `steps_per_epoch` when one of them is given."""
-    if given.get("epochs") is not None or given.get("steps_per_epoch") is not None:
-        whole = {"epochs": lambda: int(span().epochs), "steps_per_epoch": lambda: span().steps_per_epoch}
-        return {name: fill() for name, fill in whole.items() if given.get(name) is None}
-    steps = length()
-    if given.get("pct_start", 0.0) * steps == 1:
-        steps += 1  # OneCycleLR divides by the length of a rise of one step, which it takes as 0
-    return {"total_steps": steps}
-
-
-def plateau_mode(given: str | None, mode: str | None) -> str:
-    """The direction of the monitored metric, which ReduceLROnPlateau would else take for a loss."""
-    if given is not None and mode is not None and given != mode:
-        raise UserError(
-            f"expected model.scheduler.mode={mode}, the better direction of the monitored metric, but found {given}; "
-            "leave it out"
-        )
-    return given or mode or "min"
-
-
-def refit(
-    optimizer: Optimizer,
-    fresh: Optimizer,
-    make: Callable[[Optimizer], Schedule | None],
-    old: Any,
-    advanced: Callable[[Schedule], int],
-    *,
-    keep_reductions: bool,
-) -> Schedule | None:
-    """Give an optimizer out of a checkpoint today's settings, and bring a new scheduler to where the training is.
-
-    Args:
-        optimizer: Keeps its state, such as momentum.
-        fresh: A new optimizer of the same parameters, whose settings are taken.
-        make: Makes the scheduler, or None.
-        old: The scheduler out of the checkpoint.
-        advanced: How often a scheduler has advanced so far.
-        keep_reductions: Whether rates that ReduceLROnPlateau has reduced stay reduced.
-    """
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group, today in zip(optimizer.param_groups, fresh.param_groups, strict=True):
-        for name in set(group) - {"params"}:  # also what the old scheduler left there, such as initial_lr
-            del group[name]
-        group.update({name: value for name, value in today.items() if name != "params"})
-    schedule = make(optimizer)
-    if schedule is None:
-        return None
-    if isinstance(schedule.scheduler, ReduceLROnPlateau):
-        for name in COUNTERS:
-            setattr(schedule.scheduler, name, getattr(old, name))
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate if keep_reductions else group["lr"]
-        return schedule
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that no optimizer step came before these
-        for _ in range(advanced(schedule)):
-            schedule.scheduler.step()
-    return schedule
-
-
-def parameters_of(factory: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(getattr(factory, "func", factory)).parameters)
-
-
-def name_of(factory: Callable[..., Any]) -> str:
-    return getattr(getattr(factory, "func", factory), "__name__", str(factory))
-
-
-def refused(setting: str, factory: Callable[..., Any], error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
-    return UserError(f"expected {setting} to hold what {name_of(factory)} takes but found that it does not: {reason}")
+def described(factory: Any) -> Any:
+    """A factory in plain containers: its full name and the arguments that it was given."""
+    if isinstance(factory, partial):
+        return {
+            "_target_": described(factory.func),
+            **{key: described(value) for key, value in factory.keywords.items()},
+        }
+    if isinstance(factory, list | tuple):
+        return [described(item) for item in factory]
+    if isinstance(factory, dict):
+        return {key: described(value) for key, value in factory.items()}
+    if callable(factory):
+        return f"{factory.__module__}.{getattr(factory, '__qualname__', type(factory).__qualname__)}"
+    return factory if isinstance(factory, str | int | float | bool | None) else repr(factory)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.training.optimization import Span, make_optimizer, make_schedule
+from image_classifier.engine.training.factories import Span, make_optimizer, make_schedule
 
 QUIET = ("logger=none", "confusion_matrix=none", "test=false", "callbacks.most_confused=null")
 OPTIMIZERS = sorted(

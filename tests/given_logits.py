@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.images.batches import ImageSet
+from image_classifier.engine.training.metrics import EpochMetrics
 from image_classifier.models.classifier import Classifier
 
 
@@ -40,6 +41,7 @@ def run_test(tmp_path: Path) -> Callable[..., pl.Trainer]:
         class_names: Sequence[str] = (),
         batch_size: int = 64,
         ignore_index: int = -100,
+        without_metrics: bool = False,
         **settings: object,
     ) -> pl.Trainer:
         names = class_names or [f"class {index}" for index in range(logits.shape[1])]
@@ -48,7 +50,7 @@ def run_test(tmp_path: Path) -> Callable[..., pl.Trainer]:
         trainer = pl.Trainer(
             accelerator="cpu",
             default_root_dir=tmp_path,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks] if without_metrics else [EpochMetrics(), *callbacks],
             use_distributed_sampler=False,
             **{**quiet, **settings},  # type: ignore[arg-type]
         )

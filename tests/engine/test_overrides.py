@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.overrides import prepare, quoted
+from image_classifier.engine.overrides import prepare, quoted
 from odd_names import ODD_NAMES
 
 NAMES = [*ODD_NAMES, "a://b"]

@@ -1,0 +1,202 @@
+"""The objects of a run, made from its configuration."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+)
+from torchmetrics import Metric
+
+from image_classifier.engine.checkpoint import accepted, network_arguments
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.objects import make
+from image_classifier.engine.launch.resume import typed_overrides
+from image_classifier.engine.loggers.base import RunLogger
+from image_classifier.engine.runs.results import Results
+from image_classifier.engine.training.best_checkpoint import BestCheckpoint
+from image_classifier.engine.training.checkpoint_contents import CheckpointContents
+from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
+from image_classifier.engine.training.fine_tuning import FrozenStatistics, class_weights, freeze, init_from
+from image_classifier.engine.training.metrics import EpochMetrics
+from image_classifier.engine.training.overhead import reduce_overhead
+
+
+def make_datamodule(cfg: DictConfig) -> Any:
+    datamodule = make(cfg.data, cfg.get("trusted", ()))
+    datamodule.prepare_data()
+    return datamodule
+
+
+def recipe_of(cfg: DictConfig, datamodule: Any) -> dict[str, Any]:
+    """What a checkpoint keeps so that model and data can be rebuilt from it alone, in plain containers."""
+    recipe = {
+        "data": OmegaConf.to_container(cfg.data, resolve=True),
+        "model": OmegaConf.to_container(cfg.model, resolve=True),
+        "metrics": OmegaConf.to_container(cfg.get("metrics") or OmegaConf.create(), resolve=True),
+        "seed": cfg.get("seed"),
+        "monitor": OmegaConf.to_container(cfg.monitor, resolve=True),
+        "precision": cfg.trainer.precision,
+        "image_shape": list(datamodule.image_shape),
+        "class_names": list(datamodule.class_names),
+        "mean": list(datamodule.mean),
+        "std": list(datamodule.std),
+    }
+    if root := recipe["data"].get("root"):
+        root = Path(root).expanduser().absolute()
+        if root.is_relative_to(cfg.paths.root_dir):  # so that a moved or cloned project finds its data
+            root = root.relative_to(cfg.paths.root_dir)
+        recipe["data"]["root"] = str(root)
+    return recipe
+
+
+def make_model(cfg: DictConfig, datamodule: Any, recipe: dict[str, Any] | None = None) -> pl.LightningModule:
+    """The model, sized by the data.
+
+    Args:
+        cfg: The composed `configs/train.yaml`.
+        datamodule: After `prepare_data`.
+        recipe: What `recipe_of` returned; its optimizer, scheduler and loss lose what does not belong to them.
+    """
+    trusted = cfg.get("trusted", ())
+    recipe = recipe or recipe_of(cfg, datamodule)
+    settings = recipe["model"]
+    for part in ("optimizer", "scheduler", "loss"):
+        settings[part] = without_leftovers(settings[part], f"model.{part}", trusted) if settings.get(part) else None
+    own = {key: value for key, value in settings.items() if key not in ("net", "loss", "init_from", "freeze")}
+    net = make_network(settings["net"], recipe, trusted, load_weights=not cfg.get("ckpt_path"))
+    if settings.get("init_from") and not cfg.get("ckpt_path"):
+        init_from(net, settings["init_from"])
+    freeze(net, settings.get("freeze") or ())
+    loss = make_loss(settings["loss"], datamodule, trusted) if settings["loss"] else None
+    model: pl.LightningModule = make(own, trusted, _partial_=True)(net=net, loss=loss)
+    model.example_input_array = torch.zeros(2, *recipe["image_shape"])  # for the model summary
+    return model
+
+
+def make_network(settings: dict[str, Any], recipe: dict[str, Any], trusted: Sequence[str], load_weights: bool) -> Any:
+    """The network, told what it asks of the data, and whether published weights are needed."""
+    factory = make(settings, trusted, _partial_=True)
+    return factory(**network_arguments(factory.func, recipe), **accepted(factory.func, {"load_weights": load_weights}))
+
+
+def make_loss(settings: dict[str, Any], datamodule: Any, trusted: Sequence[str]) -> Any:
+    weight = settings.get("weight")
+    others = {key: value for key, value in settings.items() if key != "weight"}
+    if weight is None:
+        return make(others, trusted)
+    return make(others, trusted, _partial_=True)(weight=class_weights(weight, datamodule.class_counts()))
+
+
+def without_leftovers(settings: dict[str, Any], setting: str, trusted: Sequence[str]) -> dict[str, Any]:
+    """Settings of an optimizer, scheduler or loss without those that belong to another one.
+
+    Raises:
+        UserError: One of those was asked for on the command line.
+    """
+    parameters = inspect.signature(make({"_target_": settings["_target_"], "_partial_": True}, trusted).func).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return settings
+    unknown = [key for key in settings if key not in parameters and not key.startswith("_")]
+    if asked := [key for key in unknown if f"{setting}.{key}" in typed_overrides()]:
+        raise UserError(
+            f"expected arguments that {settings['_target_']} has ({', '.join(name for name in parameters)}) "
+            f"but found {', '.join(f'{setting}.{key}' for key in asked)}; leave it out"
+        )
+    unknown = [key for key in unknown if settings[key] is not None]
+    if told := [key for key in unknown if key != "ignore_index"]:
+        print(f"{settings['_target_']} has no {', '.join(told)}: left out of {setting}", flush=True)
+    return {key: value for key, value in settings.items() if key in parameters or key.startswith("_")}
+
+
+def make_metrics(settings: Mapping[str, Any] | None, num_classes: int, trusted: Sequence[str]) -> dict[str, Metric]:
+    """Metrics by name, told the number of classes where they ask for it.
+
+    Raises:
+        UserError: One is no metric of torchmetrics.
+    """
+    made = {}
+    for name, chosen in (settings or {}).items():
+        factory = make(chosen, trusted, _partial_=True)
+        missing = {} if "num_classes" in chosen else accepted(factory.func, {"num_classes": num_classes})
+        try:
+            made[name] = factory(**missing)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"expected metrics.{name} to hold what it takes but found: {error}") from error
+        if not isinstance(made[name], Metric):
+            raise UserError(
+                f"expected metrics.{name} to be a metric of torchmetrics but found {type(made[name]).__name__}"
+            )
+    return made
+
+
+def make_loggers(cfg: DictConfig) -> list[Any]:
+    return [make(logger, cfg.get("trusted", ())) for logger in (cfg.logger or {}).values()]
+
+
+def close(loggers: list[Any]) -> None:
+    """End the loggers' runs, so that the next job of a multirun starts its own."""
+    for logger in loggers:
+        logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
+
+
+def make_trainer(
+    cfg: DictConfig, loggers: list[Any], recipe: dict[str, Any] | None = None, results: Results | None = None
+) -> pl.Trainer:
+    """The trainer with all callbacks.
+
+    Args:
+        cfg: The composed configuration.
+        loggers: What `make_loggers` returned.
+        recipe: For the checkpoints.
+        results: Handed to the callbacks that have a parameter of this name.
+    """
+    trusted = cfg.get("trusted", ())
+    recipe = recipe or {}
+    metrics = make_metrics(recipe.get("metrics"), len(recipe.get("class_names", ())), trusted)
+    chosen = [callback for callback in (cfg.callbacks or {}).values() if callback]
+    if cfg.confusion_matrix:
+        chosen.append(cfg.confusion_matrix)
+    callbacks = [
+        EpochMetrics(metrics),  # the first: others read what it logs
+        *suitable([make_callback(settings, trusted, results) for settings in chosen], cfg.trainer, bool(loggers)),
+        CheckpointContents(recipe, results),
+        FrozenStatistics(),
+    ]
+    plugins = [AtomicCheckpointIO(), *(make(plugin, trusted) for plugin in cfg.trainer.get("plugins") or ())]
+    trainer: pl.Trainer = make(cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins)
+    reduce_overhead(trainer)
+    return trainer
+
+
+def make_callback(settings: Any, trusted: Sequence[str], results: Results | None) -> pl.Callback:
+    factory = make(settings, trusted, _partial_=True)
+    return make(settings, trusted, **accepted(factory.func, {"results": results}))
+
+
+def suitable(callbacks: list[pl.Callback], settings: DictConfig, logs: bool) -> list[pl.Callback]:
+    """Those callbacks that have something to do under the trainer's settings; Lightning refuses the others."""
+    idle: tuple[type, ...] = () if logs else (LearningRateMonitor,)
+    for switch, kind in (
+        ("enable_progress_bar", ProgressBar),
+        ("enable_checkpointing", Checkpoint),
+        ("enable_model_summary", ModelSummary),
+    ):
+        if settings.get(switch) is False:
+            idle += (kind,)
+    if settings.get("limit_val_batches") == 0 and not settings.get("fast_dev_run"):
+        idle += (EarlyStopping,)
+        for callback in callbacks:
+            if isinstance(callback, BestCheckpoint):
+                callback.monitor = None
+        print("No validation (trainer.limit_val_batches=0): best.ckpt is the last epoch, nothing stops early")
+    return [callback for callback in callbacks if not isinstance(callback, idle)]

@@ -1,0 +1,35 @@
+"""What a run finds out beside its metrics: callbacks put it here, and the report and the summary take it from here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from image_classifier.engine.confusion.matrix import to_csv
+from image_classifier.engine.runs.files import write_atomically
+
+
+@dataclass
+class Results:
+    """The latest findings of a run, by stage ("val" or "test")."""
+
+    command: str = ""  # that began the run, as it would be typed again
+    class_names: tuple[str, ...] = ()
+    counts: dict[str, Tensor] = field(default_factory=dict)  # (K, K) int64 on the CPU; row true, column predicted
+    galleries: dict[str, np.ndarray] = field(default_factory=dict)  # of mistakes, (H, W, 3) uint8
+    reliability: dict[str, np.ndarray] = field(default_factory=dict)  # diagrams, (H, W, 3) uint8
+
+    at_end: list[Callable[[Any, dict[str, float]], Any]] = field(default_factory=list)  # of (trainer, final metrics)
+
+    def save_counts(self, run_dir: str | Path, stage: str) -> None:
+        """Write `confusion_matrix/<stage>.csv`, where the stage has been counted."""
+        if stage in self.counts:
+            path = Path(run_dir) / "confusion_matrix" / f"{stage}.csv"
+            write_atomically(path, to_csv(self.counts[stage], self.class_names))
+
+    def final_counts(self) -> Tensor | None:
+        """The counts of the test, or else of the validation."""
+        return self.counts.get("test", self.counts.get("val"))

@@ -1,0 +1,107 @@
+"""Training and testing with a trainer, and the final metrics of both."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
+
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.runs.results import Results
+from image_classifier.engine.training.best_checkpoint import BestCheckpoint
+
+
+def fit(
+    trainer: pl.Trainer,
+    model: pl.LightningModule,
+    datamodule: pl.LightningDataModule,
+    results: Results,
+    ckpt_path: str | None = None,
+) -> dict[str, float]:
+    """Train, resuming from a checkpoint if one is given.
+
+    Args:
+        results: Takes the validation counts of the best checkpoint.
+
+    Returns:
+        The validation metrics of the best checkpoint, the last training metrics, epochs and seconds.
+    """
+    start = time.perf_counter()
+    try:
+        trainer.fit(model, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    except ValueError as error:
+        raise told(error) from error
+    epochs = trainer.current_epoch
+    metrics = epoch_metrics(trainer, "train/", "val/")
+    if not_validated_yet(trainer):
+        # The last epoch had no validation, or the weights were averaged at the very end.
+        trainer.validate(model, datamodule, verbose=False)
+        metrics |= epoch_metrics(trainer, "val/")
+        assert isinstance(trainer.checkpoint_callback, BestCheckpoint)
+        trainer.checkpoint_callback.consider(trainer)
+    seconds = time.perf_counter() - start
+    if best := best_checkpoint(trainer):
+        saved = torch.load(best, map_location="cpu", weights_only=True)
+        metrics |= {name: digits(value) for name, value in saved["metrics"].items()}
+        if saved.get("counts") is not None:
+            results.counts["val"] = saved["counts"].long()
+    return metrics | {"epochs": epochs, "fit_seconds": round(seconds, 3)}
+
+
+def told(error: ValueError) -> Exception:
+    """An error of torch or Lightning for a setting, in the words of the setting."""
+    message = str(error)
+    if "more than 1 value per channel" in message:
+        return UserError(
+            "expected at least two images a batch, because the network has batch normalisation, but found one; "
+            "for example data.batch_size=2"
+        )
+    if "val_check_interval" in message:
+        return UserError(
+            f"expected trainer.val_check_interval to fit the training but found: {' '.join(message.split())}"
+        )
+    return error
+
+
+def test(trainer: pl.Trainer, model: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
+    """Test the best checkpoint of the run, or the model as it is when the run has none."""
+    if best := best_checkpoint(trainer):
+        # Not by `trainer.test(ckpt_path=...)`: there a callback that averages weights puts the others in their place.
+        model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    trainer.test(model, datamodule, verbose=False)
+    return epoch_metrics(trainer, "test/")
+
+
+def not_validated_yet(trainer: pl.Trainer) -> bool:
+    """Whether the weights at the end of the training are others than those that were validated last."""
+    checkpoint: Any = trainer.checkpoint_callback
+    if not isinstance(checkpoint, BestCheckpoint) or checkpoint.monitor is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return False
+    if checkpoint.validated_step is None:  # nothing was left to train
+        return False
+    swapped = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return swapped or checkpoint.validated_step != trainer.global_step
+
+
+def best_checkpoint(trainer: pl.Trainer) -> Path | None:
+    checkpoint = trainer.checkpoint_callback
+    if isinstance(checkpoint, BestCheckpoint):
+        return checkpoint.best_path
+    best = isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path
+    return Path(best) if best else None
+
+
+def epoch_metrics(trainer: pl.Trainer, *prefixes: str) -> dict[str, float]:
+    """The epoch's metrics as plain numbers."""
+    return {
+        name: digits(float(value))
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefixes) and not name.endswith("_step")
+    }
+
+
+def digits(value: float) -> float:
+    """A number with the seven digits that float32 holds."""
+    return float(f"{value:.7g}")
