@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.configuration import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.runs.files import write_atomically
 
 # torch and matplotlib are imported for the picture only, after the tables are on the screen.

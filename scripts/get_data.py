@@ -6,7 +6,7 @@ from pathlib import Path
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.sources import FILES, ensure_files
-from image_classifier.engine.launch.configuration import PROJECT_ROOT
+from image_classifier.engine.project import PROJECT_ROOT
 
 
 def main() -> None:
