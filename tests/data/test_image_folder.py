@@ -546,3 +546,26 @@ def test_missing_class_and_chosen_order_reach_the_confusion_matrix(
     assert pipeline.train(cfg) == 1.0
     rows = (tmp_path / "run" / "confusion_matrix" / "test.csv").read_text().splitlines()[1:]
     assert rows == ["red,3,0,0", "green,0,0,0", "blue,0,0,3"]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("parts", [(), ("train", "val", "test")])
+def test_classes_are_counted_without_decoding_and_missing_ones_told_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    parts: tuple[str, ...],
+    in_memory: bool,
+) -> None:
+    root = tmp_path / "pictures"
+    for part in parts or ("",):
+        draw_squares(root / part, 8, names=("blue", "red") if part == "val" else tuple(COLOURS))
+    datamodule = ImageFolder(root=str(root), image_size=16, batch_size=4, val_size=0.25, in_memory=in_memory)
+    datamodule.prepare_data()
+    with monkeypatch.context() as patched:
+        patched.setattr("image_classifier.data.image_folder.read_pictures", lambda *arguments: pytest.fail("decoded"))
+        before = datamodule.class_counts()
+    datamodule.setup("fit")
+    labels = datamodule.training_labels()
+    assert before.tolist() == datamodule.class_counts().tolist() == counts(labels[datamodule.train_indices])
+    assert capsys.readouterr().out.count("none of green for validation") == (1 if parts else 0)

@@ -92,9 +92,13 @@ class ImageDataModule(pl.LightningDataModule):
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def training_labels(self) -> Tensor:
+        """(N,) int64: labels of the images for training and validation together, on the CPU."""
+        return (self.train_images or self.load_train_images()).labels.cpu()
+
     def class_counts(self) -> Tensor:
         """(K,) int64: training images of each class, known before `setup`."""
-        labels = (self.train_images or self.load_train_images()).labels.cpu()
+        labels = self.training_labels()
         labels = labels[self.split(labels)[0]]
         return torch.bincount(labels[labels != IGNORED], minlength=self.num_classes)
 

@@ -274,6 +274,9 @@ class ImageFolder(ImageDataModule):
         """Training pictures, followed by those of the folder `val` if there is one."""
         return self.files["train"] + self.files["val"] if "val" in self.files else self.files["train"]
 
+    def training_labels(self) -> Tensor:
+        return self.training_files.labels  # known without decoding a picture
+
     def load_train_images(self) -> ImageSet:
         return self.decoded(self.training_files)
 
@@ -314,12 +317,15 @@ class ImageFolder(ImageDataModule):
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         if "val" in self.files:
             indices = torch.arange(len(labels))
-            train, val = indices[: len(self.files["train"])], indices[len(self.files["train"]) :]
-        else:
-            train, val = super().split(labels)
-        self.tell_missing_classes(labels[train], "training")
-        self.tell_missing_classes(labels[val], "validation")
-        return train, val
+            return indices[: len(self.files["train"])], indices[len(self.files["train"]) :]
+        return super().split(labels)
+
+    def setup(self, stage: str) -> None:
+        first = self.train_images is None
+        super().setup(stage)
+        if first and self.train_images is not None:
+            self.tell_missing_classes(self.training_labels()[self.train_indices], "training")
+            self.tell_missing_classes(self.training_labels()[self.val_indices], "validation")
 
     def tell_missing_classes(self, labels: Tensor, part: str) -> None:
         if missing := missing_classes(labels, self.class_names):

@@ -40,17 +40,26 @@ def read_checkpoint(ckpt_path: str, trusted: Collection[str] = ()) -> dict[str, 
         UserError: There is no such file, it is damaged or none of ours, or its recipe names what it must not.
     """
     path = Path(ckpt_path)
-    if not path.is_file():
-        raise UserError(f"expected a checkpoint file but found none at {path}; see outputs/train/*/checkpoints/")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"expected a checkpoint written by train.py but found {path}: {reason}") from None
+    checkpoint = load_file(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("recipe"), dict):
         raise UserError(f"expected a checkpoint written by train.py but found {path}, which holds no recipe")
     check_targets(checkpoint["recipe"], allowed_targets() | frozenset(trusted), path)
     return checkpoint
+
+
+def load_file(path: Path) -> Any:
+    """What a file holds: tensors and plain containers only.
+
+    Raises:
+        UserError: There is no such file, or it cannot be read as these.
+    """
+    if not path.is_file():
+        raise UserError(f"expected a checkpoint file but found none at {path}; see outputs/train/*/checkpoints/")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"expected a checkpoint written by train.py but found {path}: {reason}") from None
 
 
 def check_targets(recipe: Recipe, allowed: Collection[str], path: Path) -> None:

@@ -70,10 +70,10 @@ class Classifier(pl.LightningModule):
         return {"loss": loss, "logits": logits.detach(), "targets": targets}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self(batch[0])
+        return self(batch[0]).float()  # (B, K): what callbacks count from, converted once
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self(batch[0])
+        return self(batch[0]).float()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities (B, K) of a batch whose labels are not looked at."""

@@ -12,7 +12,9 @@ import torch
 from sklearn import metrics as reference
 from torch import Tensor, nn
 
+from image_classifier import pipeline
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.normalization import normalize
 from image_classifier.engine.launch.assembly import make_metrics
 from image_classifier.engine.training.metrics import EpochMetrics
 
@@ -141,8 +143,6 @@ def test_several_processes_count_each_sample_once(run_test: Callable[..., pl.Tra
 def test_added_metrics_choose_the_best_epoch_and_survive_in_the_checkpoint(
     train: Callable[..., Path], compose_config: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from image_classifier import pipeline
-
     top2 = "+metrics.top2={_target_: torchmetrics.classification.MulticlassAccuracy, top_k: 2, average: micro}"
     run_dir = train(*QUIET, top2, "monitor.metric=val/top2", "monitor.mode=max")
     found = json.loads((run_dir / "metrics.json").read_text())
@@ -155,6 +155,37 @@ def test_added_metrics_choose_the_best_epoch_and_survive_in_the_checkpoint(
     )
     pipeline.evaluate(cfg)
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["test/top2"] == found["test/top2"]
+
+
+@pytest.mark.parametrize("way", ["eval", "train=false"])
+def test_metrics_may_be_added_when_a_checkpoint_is_tested(
+    train: Callable[..., Path], compose_config: Callable[..., Any], tmp_path: Path, way: str
+) -> None:
+    kappa = "+metrics.kappa={_target_: torchmetrics.classification.MulticlassCohenKappa}"
+    checkpoint = f"ckpt_path={train(*QUIET)}/checkpoints/best.ckpt"
+    directory = tmp_path / "tested"
+    if way == "eval":
+        settings = (checkpoint, kappa, f"paths.run_dir={directory}", "callbacks.report=null")
+        pipeline.evaluate(compose_config(*settings, config_name="eval"))
+    else:
+        train(*QUIET, checkpoint, kappa, f"paths.run_dir={directory}", "train=false")
+    assert "test/kappa" in json.loads((directory / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 4])
+def test_the_training_loss_is_that_of_the_images_whatever_makes_a_step(
+    train: Callable[..., Path], batches: int
+) -> None:
+    """Lightning hands callbacks the loss divided by the batches of a step."""
+    still = ("model.optimizer._target_=torch.optim.SGD", "model.optimizer.lr=1e-20", "model.scheduler=null")
+    run_dir = train(*QUIET, *still, f"trainer.accumulate_grad_batches={batches}", "trainer.precision=32-true")
+    model, data = pipeline.load_run(str(run_dir / "checkpoints" / "last.ckpt"))
+    data.setup("fit")
+    images, labels = data.train_images.images[data.train_indices], data.train_images.labels[data.train_indices]
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(model.eval()(normalize(images, data.mean, data.std)), labels)
+    found = json.loads((run_dir / "metrics.json").read_text())
+    assert found["train/loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

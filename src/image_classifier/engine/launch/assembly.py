@@ -26,6 +26,7 @@ from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from image_classifier.engine.training.checkpoint_contents import CheckpointContents
 from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
+from image_classifier.engine.training.factories import refused
 from image_classifier.engine.training.fine_tuning import FrozenStatistics, class_weights, freeze, init_from
 from image_classifier.engine.training.metrics import EpochMetrics
 from image_classifier.engine.training.overhead import reduce_overhead
@@ -42,7 +43,7 @@ def recipe_of(cfg: DictConfig, datamodule: Any) -> dict[str, Any]:
     recipe = {
         "data": OmegaConf.to_container(cfg.data, resolve=True),
         "model": OmegaConf.to_container(cfg.model, resolve=True),
-        "metrics": OmegaConf.to_container(cfg.get("metrics") or OmegaConf.create(), resolve=True),
+        "metrics": plain(cfg.get("metrics")),
         "seed": cfg.get("seed"),
         "monitor": OmegaConf.to_container(cfg.monitor, resolve=True),
         "precision": cfg.trainer.precision,
@@ -57,6 +58,11 @@ def recipe_of(cfg: DictConfig, datamodule: Any) -> dict[str, Any]:
             root = root.relative_to(cfg.paths.root_dir)
         recipe["data"]["root"] = str(root)
     return recipe
+
+
+def plain(settings: DictConfig | None) -> dict[str, Any]:
+    """Settings in plain containers; none for null."""
+    return dict(OmegaConf.to_container(settings, resolve=True)) if settings else {}  # type: ignore[arg-type]
 
 
 def make_model(cfg: DictConfig, datamodule: Any, recipe: dict[str, Any] | None = None) -> pl.LightningModule:
@@ -103,13 +109,14 @@ def without_leftovers(settings: dict[str, Any], setting: str, trusted: Sequence[
     Raises:
         UserError: One of those was asked for on the command line.
     """
-    parameters = inspect.signature(make({"_target_": settings["_target_"], "_partial_": True}, trusted).func).parameters
+    parameters = inspect.signature(target_of(settings, trusted)).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return settings
     unknown = [key for key in settings if key not in parameters and not key.startswith("_")]
     if asked := [key for key in unknown if f"{setting}.{key}" in typed_overrides()]:
+        takes = [name for name in parameters if name not in ("params", "optimizer")]
         raise UserError(
-            f"expected arguments that {settings['_target_']} has ({', '.join(name for name in parameters)}) "
+            f"expected arguments that {settings['_target_']} has ({', '.join(takes)}) "
             f"but found {', '.join(f'{setting}.{key}' for key in asked)}; leave it out"
         )
     unknown = [key for key in unknown if settings[key] is not None]
@@ -131,7 +138,7 @@ def make_metrics(settings: Mapping[str, Any] | None, num_classes: int, trusted: 
         try:
             made[name] = factory(**missing)
         except (TypeError, ValueError) as error:
-            raise UserError(f"expected metrics.{name} to hold what it takes but found: {error}") from error
+            raise refused(f"metrics.{name}", factory, error) from error
         if not isinstance(made[name], Metric):
             raise UserError(
                 f"expected metrics.{name} to be a metric of torchmetrics but found {type(made[name]).__name__}"
@@ -157,12 +164,13 @@ def make_trainer(
     Args:
         cfg: The composed configuration.
         loggers: What `make_loggers` returned.
-        recipe: For the checkpoints.
+        recipe: For the checkpoints; its metrics are joined by those of the configuration.
         results: Handed to the callbacks that have a parameter of this name.
     """
     trusted = cfg.get("trusted", ())
     recipe = recipe or {}
-    metrics = make_metrics(recipe.get("metrics"), len(recipe.get("class_names", ())), trusted)
+    chosen_metrics = {**recipe.get("metrics", {}), **plain(cfg.get("metrics"))}
+    metrics = make_metrics(chosen_metrics, len(recipe.get("class_names", ())), trusted)
     chosen = [callback for callback in (cfg.callbacks or {}).values() if callback]
     if cfg.confusion_matrix:
         chosen.append(cfg.confusion_matrix)
@@ -179,8 +187,12 @@ def make_trainer(
 
 
 def make_callback(settings: Any, trusted: Sequence[str], results: Results | None) -> pl.Callback:
-    factory = make(settings, trusted, _partial_=True)
-    return make(settings, trusted, **accepted(factory.func, {"results": results}))
+    return make(settings, trusted, **accepted(target_of(settings, trusted), {"results": results}))
+
+
+def target_of(settings: Mapping[str, Any], trusted: Sequence[str]) -> Any:
+    """The class or function that settings name, if they may; nothing of theirs is made."""
+    return make({"_target_": settings["_target_"], "_partial_": True}, trusted).func
 
 
 def suitable(callbacks: list[pl.Callback], settings: DictConfig, logs: bool) -> list[pl.Callback]:

@@ -13,7 +13,16 @@ PRECISIONS = (
     *("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
     *("32", "64", "bf16", "16", 16, 32, 64, "transformer-engine", "transformer-engine-float16"),
 )
-PATHS = ("data.root", "ckpt_path", "input", "output", "paths.root_dir", "paths.data_dir", "paths.output_dir")
+PATHS = (
+    "data.root",
+    "ckpt_path",
+    "model.init_from",
+    "input",
+    "output",
+    "paths.root_dir",
+    "paths.data_dir",
+    "paths.output_dir",
+)
 
 
 class Check(NamedTuple):
@@ -115,6 +124,20 @@ CHECKS: dict[str, Check] = {
     "model.scheduler_interval": one_of("step", "epoch"),
     "model.scheduler_frequency": whole(1, 1),
     "model.loss.label_smoothing": fraction(0.1),
+    "model.loss.gamma": at_least(0, 2),
+    "model.init_from": Check(lambda value: isinstance(value, str), "the path of a checkpoint", "last.ckpt"),
+    "model.freeze": Check(
+        lambda value: OmegaConf.is_list(value) and all(isinstance(item, str) for item in value),
+        "a list of patterns of parameter names",
+        "[stem]",
+    ),
+    "model.lr_factors": Check(
+        lambda value: OmegaConf.is_dict(value) and all(is_number(factor) and factor >= 0 for factor in value.values()),
+        "patterns of parameter names with factors of at least 0",
+        "{stem: 0.1}",
+    ),
+    "model.decay_biases_and_norms": switch(),
+    "metrics": Check(OmegaConf.is_dict, "names with what each is made of", "{}"),
     "model.compile": switch(),
     "model.channels_last": switch(),
     "model.test_time_flip": switch(),

@@ -69,6 +69,7 @@ def adopt(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
         for part in ("data", "model", "monitor", "seed"):
             if part in recipe:
                 cfg[part] = recipe[part]
+        cfg.metrics = {**recipe.get("metrics", {}), **(cfg.get("metrics") or {})}
         if cfg.data.get("root") is not None:
             cfg.data.root = str(PROJECT_ROOT / cfg.data.root)
         if cfg.trainer.precision == "auto":

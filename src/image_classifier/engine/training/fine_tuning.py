@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from image_classifier.engine.checkpoint import load_file
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.training.parameter_groups import beginnings, matches
 
@@ -47,13 +48,10 @@ def init_from(net: nn.Module, path: str) -> None:
 
 def read_weights(path: str) -> dict[str, Tensor]:
     """The tensors of a file by the network's names."""
-    if not Path(path).is_file():
-        raise UserError(f"expected a checkpoint at model.init_from={path} but found no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"expected a checkpoint at model.init_from={path} but found: {reason}") from None
+        content = load_file(Path(path))
+    except UserError as error:
+        raise UserError(f"model.init_from: {error}") from None
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     return {
         str(name).removeprefix("net."): value

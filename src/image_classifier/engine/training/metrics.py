@@ -132,10 +132,12 @@ class EpochMetrics(StageCallback):
             return
         targets = outputs.get("targets", batch[1])
         classes = targets if targets.ndim == 1 else targets.argmax(1)  # soft targets: the class with most of it
-        self.uncounted.append((outputs["loss"].detach(), self.predictions(outputs, classes), classes))
+        # Lightning hands over the loss divided by the batches that make a step.
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
+        self.uncounted.append((loss, self.predictions(outputs, classes), classes))
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.count_training_steps()
-            pl_module.log("train/loss_step", outputs["loss"], prog_bar=True, on_epoch=False)
+            pl_module.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
 
     def predictions(self, outputs: Any, classes: Tensor) -> Tensor:
         """(B,) predicted classes of a training step; a module that does not return its logits has no accuracy."""

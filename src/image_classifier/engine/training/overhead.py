@@ -30,16 +30,6 @@ class NoProfiler(PassThroughProfiler):
         return self.context
 
 
-class QuickAttributes(pl.LightningModule):
-    """Lightning notes the name of the running hook on the module, fifty times a step."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":
-            self.__dict__[name] = value  # past the search for parameters and buffers
-        else:
-            super().__setattr__(name, value)
-
-
 def reduce_overhead(trainer: pl.Trainer) -> None:
     """Spare a trainer the empty hooks of its callbacks, the profiler that times nothing, and a search for GPUs."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
