@@ -91,15 +91,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSweeps]
 
 
 def cancel_last_job(environment: dict[str, str]) -> None:
-    """Kill task 2 of the grid with SIGKILL as soon as it runs."""
+    """Kill task 2 of the grid with SIGKILL as soon as it runs, again until it is gone: a signal may come before it."""
+    signalled = False
 
     def killed() -> bool:
+        nonlocal signalled
         query = ["squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K %K"]  # %A of one task is that of the whole array
         running = subprocess.run(query, env=environment, capture_output=True, text=True, check=True).stdout.split("\n")
         chosen = [line.split()[0] for line in running if line.endswith(" 2")]
         for job in chosen:
-            subprocess.run(["scancel", "--full", "--signal=KILL", job], env=environment, check=True)
-        return bool(chosen)
+            # Not checked: it may be gone since the query. Whether it was killed is what the tests look at.
+            subprocess.run(["scancel", "--full", "--signal=KILL", job], env=environment, capture_output=True)
+            signalled = True
+        return signalled and not chosen
 
     wait_for(killed)
 
