@@ -15,8 +15,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from image_classifier.engine.launch import assembly
+from image_classifier.engine.launch.configuration import CONFIG_DIR, PROJECT_ROOT  # and registers the resolvers
 from image_classifier.engine.launch.processes import run_in_processes
-from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.engine.training.fitting import epoch_metrics
 
 GLOBAL_BATCH = 256

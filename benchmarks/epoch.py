@@ -27,6 +27,7 @@ from image_classifier.engine.images.normalization import normalize
 from image_classifier.engine.launch import assembly
 from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
 from image_classifier.engine.launch.preparation import prepare_run
+from image_classifier.engine.training.factories import make_optimizer
 
 EPOCHS = 6  # the first one warms up both
 GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs
@@ -53,7 +54,9 @@ class BareLoop:
         self.dtype = MIXED.get(self.precision)
         if self.dtype is None and self.precision != "32-true":
             raise ValueError(f"expected one of 32-true, {', '.join(MIXED)} but found {self.precision}")
-        self.optimizer = model.make_optimizer(self.net.parameters())
+        # As the pipeline makes it: fused, where there is such a kernel.
+        factory = model.optimization.make_optimizer
+        self.optimizer = make_optimizer(factory, self.net.parameters(), fused=True)
 
     def epoch(self) -> None:
         images, labels = self.datamodule.train_images
