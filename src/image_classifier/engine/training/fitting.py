@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.runs.results import Results
@@ -31,8 +32,8 @@ def fit(
     start = time.perf_counter()
     try:
         trainer.fit(model, datamodule, ckpt_path=ckpt_path, weights_only=True)
-    except ValueError as error:
-        raise told(error) from error
+    except (ValueError, MisconfigurationException) as error:
+        raise told(error, trainer) from error
     epochs = trainer.current_epoch
     metrics = epoch_metrics(trainer, "train/", "val/")
     if not_validated_yet(trainer):
@@ -50,9 +51,13 @@ def fit(
     return metrics | {"epochs": epochs, "fit_seconds": round(seconds, 3)}
 
 
-def told(error: ValueError) -> Exception:
-    """An error of torch or Lightning for a setting, in the words of the setting."""
+def told(error: Exception, trainer: pl.Trainer) -> Exception:
+    """An error of torch or Lightning for a setting, in the words of the setting; any other stays itself."""
     message = str(error)
+    if "could not find the monitored key" in message:
+        known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+        monitor = message.split("monitor='")[1].split("'")[0]
+        return UserError(f"expected monitor.metric to be logged, one of {', '.join(known)}, but found {monitor}")
     if "more than 1 value per channel" in message:
         return UserError(
             "expected at least two images a batch, because the network has batch normalisation, but found one; "

@@ -1,0 +1,36 @@
+"""What torch and Lightning find out about a setting is told in its words, in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from image_classifier.engine.errors import UserError
+
+QUIET = ("logger=none", "confusion_matrix=none", "trainer.max_epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["monitor.metric=val/f1"],
+            "expected monitor.metric to be logged, one of val/acc, .*val/macro_f1.* found val/f1",
+        ),
+        (["monitor.metric=val/top3_acc"], "found val/top3_acc"),
+        (["monitor.metric=val/f1", "callbacks.early_stopping=null"], "found val/f1"),
+        (["+trainer.val_check_interval=1000"], "expected trainer.val_check_interval to fit the training .*1000"),
+    ],
+)
+def test_a_setting_that_only_the_training_refuses(train: Callable[..., Path], settings: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        train(*QUIET, *settings)
+
+
+def test_any_other_error_stays_itself(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("something else")
+
+    monkeypatch.setattr("image_classifier.models.classifier.Classifier.training_step", fail)
+    with pytest.raises(ValueError, match="something else"):
+        train(*QUIET)
