@@ -38,7 +38,7 @@ from image_classifier.engine.runs.provenance import command_line, git_commit
 from image_classifier.engine.sweeps.objectives import objective_values
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
-from image_classifier.engine.training.overhead import reduce_overhead
+from image_classifier.engine.training.shortcuts import take_shortcuts
 from image_classifier.models.classifier import Classifier
 
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -328,7 +328,8 @@ def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
         callbacks.append(make(cfg.confusion_matrix, trusted))
     plugins = [AtomicCheckpointIO(), *(make(plugin, trusted) for plugin in cfg.trainer.get("plugins") or ())]
     trainer: pl.Trainer = make(cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins)
-    reduce_overhead(trainer)
+    if cfg.get("shortcuts"):
+        take_shortcuts(trainer)
     return trainer
 
 

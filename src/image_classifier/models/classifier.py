@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypedDict
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.plugins.precision import MixedPrecision
@@ -15,7 +16,6 @@ from torchmetrics import Metric
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.metric_modes import metric_mode
 from image_classifier.engine.training.optimization import Schedule, Span, make_optimizer, make_schedule, refit
-from image_classifier.engine.training.overhead import QuickAttributes
 
 OPTIMIZATION = ("optimizer", "scheduler", "scheduler_interval", "scheduler_frequency")  # settings in the recipe
 
@@ -61,7 +61,7 @@ class LossAndAccuracy(Metric):
         }
 
 
-class Classifier(QuickAttributes):
+class Classifier(pl.LightningModule):
     """Trains a network that maps (B, C, H, W) images to (B, K) logits.
 
     Args:
