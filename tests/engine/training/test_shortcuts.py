@@ -51,12 +51,12 @@ STEP_HOOKS = [name for name in HOOKS if hasattr(pl.LightningModule, name)]
 def plain(value: Any) -> Any:
     """A value that `==` compares to the last bit."""
     if isinstance(value, Tensor):
-        return str(value.dtype), str(value.device), value.requires_grad, value.tolist()
+        return str(value.dtype), value.shape, value.requires_grad, value.detach().double().numpy().tobytes()
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
-    return value if isinstance(value, int | float | str | None) else type(value).__name__
+    return value if isinstance(value, int | float | str | bytes | None) else type(value).__name__
 
 
 class Journal(pl.Callback):
@@ -68,8 +68,8 @@ class Journal(pl.Callback):
     def note(self, hook: str, trainer: pl.Trainer, module: pl.LightningModule, *arguments: Any) -> None:
         loop = trainer.fit_loop
         progress = loop.state_dict() if trainer.state.fn == "fit" else None
-        fx = module._current_fx_name if hook != "on_exception" else None
-        self.events.append((hook, fx, trainer.global_step, trainer.current_epoch, plain(progress), plain(arguments)))
+        seen = (module._current_fx_name, trainer._logger_connector._first_loop_iter, trainer.global_step)
+        self.events.append((hook, seen, trainer.current_epoch, plain(progress), plain(arguments)))
 
 
 for hook in HOOKS:
@@ -136,6 +136,12 @@ class Net(pl.LightningModule):
         }
 
 
+class Normalised(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(784, 32), nn.BatchNorm1d(32), nn.Linear(32, 10))
+
+
 class LogsEverything(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -176,6 +182,20 @@ for hook in STEP_HOOKS:
         setattr(Hooked, hook, nudge)
 
 
+class Plain(torch.optim.Optimizer):
+    """Calls the closure without gradients, as those do that forget about it."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        for parameter in self.param_groups[0]["params"]:
+            parameter -= 0.1 * parameter.grad
+        return loss
+
+
 class EndsEarly(Net):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         return -1 if batch_idx == 2 else None
@@ -209,6 +229,16 @@ class Manual(Net):
 
     def configure_optimizers(self) -> Any:
         return [torch.optim.SGD(self.parameters(), lr=0.01), torch.optim.SGD(self.parameters(), lr=0.02)]
+
+
+class ManualOne(Manual):
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.optimizers().zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.optimizers().step()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 class OwnStep(Net):
@@ -254,7 +284,7 @@ class Data(pl.LightningDataModule):
     val_dataloader = train_dataloader
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return tuple(batch)
+        return batch[0] * 2, batch[1]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return batch[0] * 3, batch[1]
@@ -279,14 +309,14 @@ class Listed:
 
 
 class Stop(pl.Callback):
-    """Does something in the fourth step."""
+    """Does something in a hook of one step; 3 is the fourth."""
 
-    def __init__(self, action: Callable[[pl.Trainer], None], hook: str = "on_train_batch_end") -> None:
-        self.action = action
+    def __init__(self, action: Callable[[pl.Trainer], None], hook: str = "on_train_batch_end", step: int = 3) -> None:
+        self.action, self.step = action, step
         setattr(self, hook, self.act)
 
     def act(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        if trainer.fit_loop.total_batch_idx == 3:
+        if trainer.fit_loop.total_batch_idx == self.step:
             self.action(trainer)
 
 
@@ -336,7 +366,7 @@ def trace(
     callbacks: Callable[[], list[Any]] = list,
     data: Callable[[], Any] = batches,
     validated: bool = True,
-    resumes: bool = False,
+    resumes: object = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], int]:
     """All that a training leaves behind, and the number of steps that went the short way."""
@@ -382,11 +412,12 @@ def trace(
         "loops": trainer.fit_loop.state_dict(),
         "logged": diary.entries,
         "metrics": [dict(trainer.callback_metrics), dict(trainer.logged_metrics), dict(trainer.progress_bar_metrics)],
-        "events": journal.events,
+        "hook": model._current_fx_name,
+        "results": list(trainer.fit_loop.epoch_loop._results),
         "callbacks": [callback.state_dict() for callback in trainer.callbacks if not isinstance(callback, Timer)],
         "files": {path.name: torch.load(path, weights_only=False) for path in sorted(directory.glob("own/*.ckpt"))},
     }
-    return plain(left), counted.steps
+    return {**plain(left), "events": journal.events}, counted.steps
 
 
 class CountedSteps:
@@ -418,7 +449,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "min_epochs": {"min_epochs": 2, "max_epochs": 3, "callbacks": one(lambda: Stop(ask_to_stop))},
     "val_check_interval_share": {"val_check_interval": 0.25},
     "val_check_interval_count": {"val_check_interval": 3},
-    "val_check_interval_across_epochs": {"val_check_interval": 5, "check_val_every_n_epoch": None},
+    "val_check_interval_across_epochs": {"val_check_interval": 3, "check_val_every_n_epoch": None},
     "val_check_interval_time": {"val_check_interval": timedelta(seconds=0)},
     "check_val_every_n_epoch": {"check_val_every_n_epoch": 2},
     "sanity_check": {"num_sanity_val_steps": 1},
@@ -451,6 +482,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "scheduler_plateau_epoch": {"module": lambda: Net(partial(lr_scheduler.ReduceLROnPlateau, patience=0))},
     "scheduler_own": {"module": lambda: OwnSchedule(partial(lr_scheduler.StepLR, step_size=1), interval="step")},
     "lbfgs": {"module": lambda: Net(optimizer=partial(torch.optim.LBFGS, lr=0.01, max_iter=3))},
+    "own_optimizer": {"module": lambda: Net(optimizer=Plain)},
     "sgd_momentum_fused": {"module": lambda: Net(optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True))},
     "ema": {"callbacks": one(partial(EMAWeightAveraging, decay=0.9))},
     "early_stopping": {
@@ -469,6 +501,9 @@ USUAL: dict[str, dict[str, Any]] = {
     "checkpoints": {"callbacks": lambda: [ModelCheckpoint(OWN, "epoch_{epoch}", monitor="val/loss", save_top_k=-1)]},
     "checkpoints_by_step": {
         "callbacks": lambda: [ModelCheckpoint(OWN, "step_{step}", every_n_train_steps=3, save_top_k=-1)]
+    },
+    "checkpoints_by_time": {
+        "callbacks": lambda: [ModelCheckpoint(OWN, "step_{step}", train_time_interval=timedelta(0), save_top_k=-1)]
     },
     "overfit_batches": {"overfit_batches": 2},
     "fast_dev_run": {"fast_dev_run": 3},
@@ -497,14 +532,31 @@ USUAL: dict[str, dict[str, Any]] = {
     "batches_of_none": {"data": lambda: Listed([None, (IMAGES, LABELS), None, (IMAGES, LABELS)])},
     "tuples": {"data": lambda: Listed(list(zip(IMAGES.split(8), LABELS.split(8), strict=True)))},
     "stream": {"data": lambda: DataLoader(Stream(), 8)},
-    "stream_limited": {"data": lambda: DataLoader(Stream(), 8), "limit_train_batches": 5},
+    "stream_limited": {"data": lambda: DataLoader(Stream(), 8), "limit_train_batches": 3},
     "several_loaders": {
         "data": lambda: CombinedLoader([batches(8), batches(20)], "min_size"),
         "module": type("Pairs", (Net,), {"loss": lambda self, b: Net.loss(self, b[0] if len(b[0]) == 2 else b)}),
     },
-    "resume_inside_epoch": {"resumes": True},
-    "resume_and_validate": {"resumes": True, "val_check_interval": 2},
+    **{
+        f"resume_{hook}_{step}_validated_every_{interval}": {"resumes": (hook, step), "val_check_interval": interval}
+        for hook, step, interval in [
+            ("on_train_batch_start", 1, 1.0),
+            ("on_train_batch_end", 3, 1.0),
+            ("on_train_batch_end", 4, 1.0),
+            ("on_train_batch_end", 3, 2),
+            ("on_validation_end", 3, 2),
+            ("on_validation_batch_end", 3, 2),
+            ("on_validation_end", 4, 1.0),
+            ("on_train_epoch_end", 4, 1.0),
+        ]
+    },
     "accumulation_later": {"callbacks": one(lambda: GradientAccumulationScheduler({0: 1, 1: 2}))},
+    "swa_batch_norm": {
+        "module": Normalised,
+        "callbacks": one(partial(StochasticWeightAveraging, 0.05, swa_epoch_start=1)),
+        "limit_train_batches": 1,
+        "max_epochs": 3,
+    },
     "swa": {"callbacks": one(partial(StochasticWeightAveraging, 0.05, swa_epoch_start=1)), "max_epochs": 3},
 }
 UNUSUAL: dict[str, dict[str, Any]] = {
@@ -514,6 +566,7 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "double": {"precision": "64-true"},
     "profiler": {"profiler": "simple"},
     "manual": {"module": Manual},
+    "manual_one": {"module": ManualOne},
     "optimizer_step": {"module": OwnStep},
     "backward": {"module": OwnBackward},
     "zero_grad": {"module": OwnZeroGrad},
@@ -539,8 +592,11 @@ def in_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_differs_from_lightnings_own_loop(name: str, tmp_path: Path) -> None:
     case = (USUAL | UNUSUAL)[name]
     if case.get("resumes"):
-        checkpoint = one(lambda: Stop(lambda trainer: trainer.save_checkpoint(tmp_path / "half.ckpt")))
-        trace(False, tmp_path, **{**case, "resumes": False, "callbacks": checkpoint})
+        checkpoint = one(
+            lambda: Stop(lambda trainer: trainer.save_checkpoint(tmp_path / "half.ckpt"), *case["resumes"])
+        )
+        trace(False, tmp_path, **{**case, "resumes": None, "callbacks": checkpoint})
+        assert (tmp_path / "half.ckpt").is_file()
     found, steps = trace(True, tmp_path, **case)
     for path in tmp_path.glob("own/*"):
         path.unlink()

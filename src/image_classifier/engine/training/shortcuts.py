@@ -54,9 +54,15 @@ def take_shortcuts(trainer: pl.Trainer) -> None:
         return
     loop = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = ShortLoop(trainer, loop.min_steps, loop.max_steps)  # as the Trainer makes its own
+    look_for_no_driver()
+
+
+def look_for_no_driver() -> None:
+    """Have a step of an optimizer on the processor look for a GPU without loading its driver's library anew, in vain.
+
+    Lightning sets this variable when it is imported, so that processes can be forked after a look for GPUs.
+    """
     if not torch.cuda.is_available():
-        # Lightning sets it so that processes can be forked after a look for GPUs; each step of an optimizer then
-        # loads the driver's library anew, in vain.
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
@@ -69,7 +75,7 @@ class Plan(NamedTuple):
     takes_index: bool  # whether `training_step` wants the index of the batch
     before_transfer: Callable[..., Any] | None
     transfer: Callable[..., Any]
-    stays: bool  # whether the transfer leaves tensors as they are that lie on the device already
+    own_transfer: bool  # and so always called; Lightning's leaves tensors alone that are on the device already
     after_transfer: Callable[..., Any] | None
     device: torch.device
     context: AbstractContextManager[Any]  # of the training step: autocast, or nothing
@@ -192,8 +198,7 @@ class ShortLoop(_TrainingEpochLoop):
         plan = self.plan
         if plan.before_transfer is not None:
             batch = plan.before_transfer(batch, 0)
-        there = plan.stays and type(batch) is tuple
-        if not there or not all(type(part) is Tensor and part.device == plan.device for part in batch):
+        if plan.own_transfer or type(batch) is not tuple or not all(lies_on(plan.device, part) for part in batch):
             batch = plan.transfer(batch, plan.device, 0)
         return batch if plan.after_transfer is None else plan.after_transfer(batch, 0)
 
@@ -210,10 +215,7 @@ class ShortLoop(_TrainingEpochLoop):
                 module.__dict__["_current_fx_name"] = "training_step"
                 with plan.context:
                     output = module.training_step(batch, batch_idx) if plan.takes_index else module.training_step(batch)
-                if isinstance(output, Tensor):
-                    result = ClosureResult(output)
-                else:
-                    result = ClosureResult.from_training_step_output(output)
+                result = result_of(output)
                 if result.closure_loss is None:
                     Closure.warning_cache.warn(
                         "`training_step` returned `None`. If this was on purpose, ignore this warning..."
@@ -289,6 +291,19 @@ class ShortLoop(_TrainingEpochLoop):
             self._batches_that_stepped += 1
 
 
+def result_of(output: Any) -> ClosureResult:
+    """`ClosureResult.from_training_step_output`, which would divide the loss by one."""
+    if isinstance(output, Tensor):
+        return ClosureResult(output)
+    if type(output) is dict and isinstance(loss := output.get("loss"), Tensor):
+        return ClosureResult(loss, {name: value for name, value in output.items() if name != "loss"})
+    return ClosureResult.from_training_step_output(output)
+
+
+def lies_on(device: torch.device, part: Any) -> bool:
+    return type(part) is Tensor and part.device == device
+
+
 def make_plan(trainer: Any) -> Plan | None:
     """The plan of an epoch, or None where something is not as usual."""
     module: Any = trainer.lightning_module
@@ -304,7 +319,6 @@ def make_plan(trainer: Any) -> Plan | None:
         and getattr(precision, "scaler", None) is None
         and type(trainer.profiler) is PassThroughProfiler
         and module.automatic_optimization
-        and module._fabric is None
         and not any(overrides(module, hook, pl.LightningModule) for hook in UNUSUAL)
         and not any(owners[hook] is module for hook in own)
     ):
@@ -318,7 +332,7 @@ def make_plan(trainer: Any) -> Plan | None:
         takes_index=is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2),
         before_transfer=own.get("on_before_batch_transfer"),
         transfer=own.get("transfer_batch_to_device", module.transfer_batch_to_device),
-        stays="transfer_batch_to_device" not in own,
+        own_transfer="transfer_batch_to_device" in own,
         after_transfer=own.get("on_after_batch_transfer"),
         device=strategy.root_device,
         context=precision.autocast_context_manager() if mixed else nullcontext(),
