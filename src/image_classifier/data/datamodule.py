@@ -1,7 +1,7 @@
 """The datamodule that all data sets share: split, loaders, and normalisation and augmentation on the device."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from image_classifier.data.augment import Augmentation
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
+from image_classifier.engine.images.summary import DataSummary, class_counts, image_digests, same_content
 
 IGNORED = -100  # label of an image without one; torch's default for `ignore_index`
 PIXELS_IN_FINGERPRINT = 2**18  # evenly spread over all images
@@ -91,6 +92,11 @@ class ImageDataModule(pl.LightningDataModule):
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def source(self) -> str:
+        """Where the images come from, in a word."""
+        return type(self).__name__
+
     def setup(self, stage: Literal["fit", "validate", "test", "predict"] | str) -> None:
         if stage in ("fit", "validate") and self.train_images is None:
             self.train_images = self.place(self.load_train_images())
@@ -135,6 +141,54 @@ class ImageDataModule(pl.LightningDataModule):
         assert self.train_images is not None
         pixels = self.train_images.images.reshape(-1)
         return pixels[:: pixels.numel() // PIXELS_IN_FINGERPRINT | 1].cpu()  # an odd step meets all columns
+
+    def summary(self) -> DataSummary:
+        """What the data set holds: those parts that are set up. Comes after `setup("fit")`."""
+        images = [data.images for data in (self.train_images, self.test_images) if data is not None]
+        digests = np.concatenate([image_digests(part) for part in images])
+        return self.summarise(digests, memory=self.memory(images))
+
+    def summarise(self, digests: np.ndarray, name: Callable[[int], str] = str, **further: Any) -> DataSummary:
+        """A summary with what is known of all data sets.
+
+        Args:
+            digests: Hashes of the contents of the images for training and validation, followed by those of the test.
+            name: How each of them is called, by its index.
+            further: Fields of the summary.
+        """
+        assert self.train_images is not None, "setup() comes first"
+        labels, number = self.train_images.labels.cpu(), self.num_classes
+        parts = {"train": labels[self.train_indices], "val": labels[self.val_indices]}
+        part_of = torch.zeros(len(labels), dtype=torch.int64)
+        part_of[self.val_indices] = 1
+        if self.test_images is not None:
+            parts["test"] = self.test_images.labels.cpu()
+            part_of = torch.cat([part_of, torch.full((len(parts["test"]),), 2)])
+            labels = torch.cat([labels, parts["test"]])
+        labelled = np.where(labels.numpy() == IGNORED, np.uint64(0), digests)
+        duplicates, duplicated = same_content(digests, part_of.numpy(), name)
+        fields: dict[str, Any] = {
+            "source": self.source,
+            "class_names": self.class_names,
+            "counts": {part: class_counts(found, number) for part, found in parts.items()},
+            "unlabelled": {part: int((found == IGNORED).sum()) for part, found in parts.items()},
+            "image_shape": self.image_shape,
+            "normalisation": {"mean": self.mean, "std": self.std, "from": "given"},
+            "split": self.describe_split(),
+            "duplicates": duplicates,
+            "duplicated": duplicated,
+            "conflicts": same_content(labelled, labels.numpy(), name)[0],
+        }
+        return DataSummary(**fields | further)
+
+    def memory(self, images: Sequence[Tensor]) -> dict[str, Any]:
+        """The `memory` of a summary for decoded images."""
+        where = ", ".join(sorted({str(part.device) for part in images}))
+        return {"bytes": sum(part.nbytes for part in images), "where": f"in memory ({where})"}
+
+    def describe_split(self) -> dict[str, str]:
+        """How the parts were chosen, in words."""
+        return {"val": f"{self.val_size} of the images for training, stratified, seed {self.seed}"}
 
     def state_dict(self) -> dict[str, Any]:
         """What `identify` found; empty when only the test images were set up."""
@@ -253,6 +307,14 @@ class ImageDataModule(pl.LightningDataModule):
 def tell(message: str) -> None:
     """Print a line, once whatever the number of processes."""
     print(message, flush=True)
+
+
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of `data.image_size`, which is one number or the two."""
+    if isinstance(image_size, int):
+        return image_size, image_size
+    height, width = image_size
+    return height, width
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

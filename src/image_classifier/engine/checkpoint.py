@@ -162,7 +162,7 @@ def load_model(checkpoint: dict[str, Any]) -> Classifier:
 
 def load_datamodule(checkpoint: dict[str, Any]) -> ImageDataModule:
     """Rebuild the data module from a checkpoint's recipe; nothing is read yet."""
-    data = dict(checkpoint["recipe"]["data"])
+    data = with_measured(checkpoint["recipe"])
     if data.get("root") is not None:
         data["root"] = str(PROJECT_ROOT / data["root"])  # an absolute root stays itself
     try:
@@ -172,6 +172,13 @@ def load_datamodule(checkpoint: dict[str, Any]) -> ImageDataModule:
         return datamodule
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise misfit("data", error) from error
+
+
+def with_measured(recipe: Recipe) -> dict[str, Any]:
+    """The settings of the data, with what training found where they say "auto"."""
+    channels = recipe.get("image_shape", [None])[0]
+    found = {"channels": channels, "mean": recipe.get("mean"), "std": recipe.get("std")}
+    return {key: found[key] if key in found and value == "auto" else value for key, value in recipe["data"].items()}
 
 
 def misfit(what: str, error: Exception) -> UserError:

@@ -32,6 +32,23 @@ def is_number(value: Any) -> bool:
     return is_whole(value) or isinstance(value, float)
 
 
+def is_image_size(value: Any) -> bool:
+    sides = value if OmegaConf.is_list(value) and len(value) == 2 else [value]
+    return all(is_whole(side) and side >= 1 for side in sides)
+
+
+def statistics(minimum: float, example: str) -> Check:
+    """Of the pixels: a number a channel, or auto."""
+    return Check(
+        lambda value: (
+            value == "auto"
+            or (OmegaConf.is_list(value) and len(value) > 0 and all(is_number(v) and v >= minimum for v in value))
+        ),
+        f"auto, or a list of numbers of at least {minimum:g}, one a channel",
+        example,
+    )
+
+
 COUNT_OR_SHARE = "a number of images of at least 1, or a fraction between 0.0 and 1.0"
 
 
@@ -96,14 +113,19 @@ CHECKS: dict[str, Check] = {
     "data.eval_batch_size": whole(1, 1000),
     "data.num_classes": whole(2, 10),
     "data.num_samples": whole(5, 2000),
-    "data.image_size": whole(1, 28),
-    "data.channels": whole(1, 1),
+    "data.image_size": Check(is_image_size, "height and width in pixels, as one number or [height,width]", 28),
+    "data.channels": Check(
+        lambda value: value == "auto" or (is_whole(value) and value >= 1), "a whole number of at least 1, or auto", 1
+    ),
+    "data.mean": statistics(0, "[0.5]"),
+    "data.std": statistics(0.001, "[0.25]"),
+    "data.on_error": one_of("raise", "skip"),
     "data.num_workers": whole(0, 2),
     "data.imbalance": at_least(1, 10),
     "data.val_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.1),
     "data.test_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.2),
     "data.in_memory": Check(lambda value: value == "auto" or isinstance(value, bool), "true, false or auto", "auto"),
-    "data.fit": one_of("crop", "stretch"),
+    "data.fit": one_of("crop", "pad", "stretch"),
     "data.background": one_of("white", "black", "mean"),
     "data.mirror": switch(),
     "data.augmentation.flip": fraction(0.5),
