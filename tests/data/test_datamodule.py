@@ -341,3 +341,21 @@ def test_lightning_keeps_and_compares_the_fingerprint(tmp_path: Path) -> None:
 def test_data_without_a_directory_cannot_be_relocated() -> None:
     with pytest.raises(UserError, match=r"data set in a directory but found Synthetic, which has none.*data\.root=new"):
         make_synthetic().relocate("new", ["a"], {})
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "balanced"])
+def test_sampling_of_a_rare_class(sampling: str) -> None:
+    datamodule = make_synthetic(imbalance=20.0, num_samples=500, sampling=sampling)  # type: ignore[arg-type]
+    datamodule.setup("fit")
+    labels = torch.cat([labels for _, labels in datamodule.train_dataloader()])
+    counts = torch.bincount(labels)
+    assert len(labels) == len(datamodule.train_indices)
+    assert int(counts.max() - counts.min()) <= 1 if sampling == "balanced" else counts.max() > 10 * counts.min()
+    for loader in (datamodule.val_dataloader(),):  # validation is as it is
+        served = torch.cat([labels for _, labels in loader])
+        assert served.sort().values.equal(datamodule.train_images.labels[datamodule.val_indices].sort().values)  # type: ignore[union-attr]
+
+
+def test_unknown_sampling_is_told() -> None:
+    with pytest.raises(UserError, match=r"data\.sampling to be one of shuffle, balanced but found 'fair'"):
+        make_synthetic(sampling="fair")

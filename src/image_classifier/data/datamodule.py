@@ -9,7 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from image_classifier.data.augment import Augmentation
@@ -18,6 +18,7 @@ from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMem
 from image_classifier.engine.images.summary import DataSummary, class_counts, image_digests, same_content
 
 IGNORED = -100  # label of an image without one; torch's default for `ignore_index`
+SAMPLINGS = ("shuffle", "balanced")
 PIXELS_IN_FINGERPRINT = 2**18  # evenly spread over all images
 
 Loader = TypeVar("Loader", bound=InMemoryLoader | DataLoader)
@@ -38,11 +39,15 @@ class ImageDataModule(pl.LightningDataModule):
         std: Standard deviation of the pixels per channel, in the same units.
         device: Where the images lie: "auto" (the training device when they fill less than half of its
             free memory), "cpu", or a device name such as "cuda".
-        augmentation: Applied to training batches; None for none.
+        sampling: "shuffle": each training image once an epoch; "balanced": as many images an epoch, each class equally
+            often.
+        augmentation: Applied to training batches; None for none. A list holds transforms of single images, such as
+            those of `torchvision.transforms.v2`, or their names.
+        mix: Blends training images and their labels; None for no blending.
         mirror: Whether an image and its mirror image show the same class; digits and characters do not.
 
     Raises:
-        UserError: Images that must not be mirrored are to be flipped.
+        UserError: Images that must not be mirrored are to be flipped, or the sampling is not known.
     """
 
     class_names: tuple[str, ...]
@@ -58,14 +63,21 @@ class ImageDataModule(pl.LightningDataModule):
         mean: Sequence[float],
         std: Sequence[float],
         device: str = "auto",
-        augmentation: Augmentation | None = None,
+        sampling: Literal["shuffle", "balanced"] = "shuffle",
+        augmentation: Callable[[Tensor, Generator], Tensor] | Sequence[Any] | None = None,
+        mix: Callable[[Tensor, Tensor, int, Generator], tuple[Tensor, Tensor]] | None = None,
         mirror: bool = True,
     ) -> None:
         super().__init__()
-        if not mirror and (flip := getattr(augmentation, "flip", 0)) > 0:
+        if sampling not in SAMPLINGS:
+            raise UserError(f"expected data.sampling to be one of {', '.join(SAMPLINGS)} but found {sampling!r}")
+        if isinstance(augmentation, Sequence):
+            augmentation = Augmentation(transforms=augmentation)
+        if not mirror and (flip := getattr(augmentation, "mirrors", 0)) > 0:
             raise UserError(
                 "expected data.augmentation.flip=0 because a mirror image is another class here (data.mirror=false) "
-                f"but found {flip}; add data.augmentation.flip=0, or data.mirror=true"
+                f"but found {flip}; add data.augmentation.flip=0 and leave out transforms that flip, or add "
+                "data.mirror=true"
             )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -74,7 +86,9 @@ class ImageDataModule(pl.LightningDataModule):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.device = device
+        self.sampling = sampling
         self.augmentation = augmentation
+        self.mix = mix if getattr(mix, "active", True) else None
         self.mirror = mirror
         self.identity: dict[str, Any] = {}
         self.train_images: ImageSet | None = None
@@ -101,6 +115,7 @@ class ImageDataModule(pl.LightningDataModule):
         if stage in ("fit", "validate") and self.train_images is None:
             self.train_images = self.place(self.load_train_images())
             self.train_indices, self.val_indices = self.split(self.train_images.labels.cpu())
+            self.check_labels()
             self.identity = self.identify()
         if stage == "test" and self.test_images is None:
             self.test_images = self.place(self.load_test_images())
@@ -108,6 +123,16 @@ class ImageDataModule(pl.LightningDataModule):
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Indices for training and for validation of (N,) labels."""
         return stratified_split(labels, self.val_size, self.seed)
+
+    def check_labels(self) -> None:
+        """Refuse to mix images of which some have no label."""
+        assert self.train_images is not None
+        unlabelled = int((self.train_images.labels == IGNORED).sum())
+        if unlabelled and self.mix is not None:
+            raise UserError(
+                f"expected a label for each training image because data.mix blends labels but found {unlabelled} "
+                "images without one; leave out data.mix, or these images"
+            )
 
     def place(self, data: ImageSet) -> ImageSet:
         """Check the labels, and move the images to the device that serves them."""
@@ -275,25 +300,40 @@ class ImageDataModule(pl.LightningDataModule):
         self, data: ImageSet | None, indices: Tensor, batch_size: int, *, shuffle: bool
     ) -> InMemoryLoader | DataLoader:
         assert data is not None, "setup() comes first"
-        return InMemoryLoader(data, self.batches(indices.to(data.images.device), batch_size, shuffle=shuffle))
+        indices = indices.to(data.images.device)
+        return InMemoryLoader(data, self.batches(data.labels, indices, batch_size, shuffle=shuffle))
 
-    def batches(self, indices: Tensor, batch_size: int, *, shuffle: bool) -> EpochBatches:
+    def batches(self, labels: Tensor, indices: Tensor, batch_size: int, *, shuffle: bool) -> EpochBatches:
+        """Which of the images with these (N,) labels form which batch."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if len(indices) < world_size:
             raise UserError(
                 f"expected at least one image for each of {world_size} processes but found {len(indices)}; "
                 f"use fewer processes: trainer.devices={len(indices)}"
             )
-        return EpochBatches(indices, batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world_size)
+        balanced = labels[indices].cpu() if shuffle and self.sampling == "balanced" else None
+        return EpochBatches(
+            indices,
+            batch_size,
+            shuffle=shuffle,
+            balanced_by=balanced,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (in training) and normalise a batch on its device."""
+        """Augment (in training), normalise and mix (in training) a batch on its device."""
         if isinstance(batch, Tensor):  # the model summary's example input
             return batch
         images, labels = batch
-        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
+        training = self.trainer is not None and self.trainer.training
+        if self.augmentation is not None and training:
             images = self.augmentation(images, self.batch_generator(images.device))
-        return normalize(images, self.mean, self.std), labels
+        images = normalize(images, self.mean, self.std)
+        if self.mix is not None and training:
+            images, labels = self.mix(images, labels, self.num_classes, self.batch_generator(images.device))
+        return images, labels
 
     def batch_generator(self, device: torch.device) -> torch.Generator:
         """Randomness as a function of seed, rank and step only, so that a resumed run repeats it exactly."""

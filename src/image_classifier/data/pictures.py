@@ -379,7 +379,7 @@ class PictureDataModule(ImageDataModule):
     def loader(self, data: Any, indices: Tensor, batch_size: int, *, shuffle: bool) -> InMemoryLoader | DataLoader:
         if not isinstance(data, PictureFiles):
             return super().loader(data, indices, batch_size, shuffle=shuffle)
-        return FileLoader(data, self.batches(indices, batch_size, shuffle=shuffle), self.num_workers)
+        return FileLoader(data, self.batches(data.labels, indices, batch_size, shuffle=shuffle), self.num_workers)
 
     def summary(self) -> DataSummary:
         parts = [("train", self.training_files), ("test", self.files["test"])]

@@ -1,9 +1,9 @@
 """Checkpoints: reading them without running what they say, and rebuilding model and data from their recipe.
 
 A checkpoint may come from anywhere. It is read with `weights_only=True`, and its recipe, which names classes to call,
-is held to an exact list: torch's optimizers, schedulers and losses, what the model and data files in `configs/` name,
-and what `trusted` names exactly. All else is refused before anything is called. Strings stay strings: nothing in a
-recipe is resolved or looked up.
+is held to an exact list: torch's optimizers, schedulers and losses, torchvision's transforms, what the model and data
+files in `configs/` name, and what `trusted` names exactly. All else is refused before anything is called. Strings stay
+strings: nothing in a recipe is resolved or looked up.
 """
 
 import inspect
@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 from torch.nn.modules import loss as losses
 from torch.optim import Optimizer, lr_scheduler
+from torchvision.transforms import v2
 
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
@@ -76,7 +77,7 @@ def targets_in(node: Any) -> Iterator[Any]:
 
 @lru_cache(maxsize=1)
 def allowed_targets() -> frozenset[str]:
-    """What a recipe may name: torch's optimizers, schedulers and losses, and what `configs/` has for model and data."""
+    """What a recipe may name: classes of torch and torchvision, and what `configs/` has for model and data."""
     names = {
         f"{module.__name__}.{name}"
         for module, base in (
@@ -84,6 +85,7 @@ def allowed_targets() -> frozenset[str]:
             (lr_scheduler, lr_scheduler.LRScheduler),
             (nn, losses._Loss),
             (losses, losses._Loss),
+            (v2, v2.Transform),
         )
         for name, value in vars(module).items()
         if inspect.isclass(value) and issubclass(value, base) and value is not base

@@ -16,6 +16,7 @@ from image_classifier.engine.errors import UserError
 from image_classifier.engine.metric_modes import metric_mode
 from image_classifier.engine.training.optimization import Schedule, Span, make_optimizer, make_schedule, refit
 from image_classifier.engine.training.overhead import QuickAttributes
+from image_classifier.engine.training.targets import hard_labels
 
 OPTIMIZATION = ("optimizer", "scheduler", "scheduler_interval", "scheduler_frequency")  # settings in the recipe
 
@@ -139,7 +140,7 @@ class Classifier(QuickAttributes):
         logits = self.net(self.as_input(images))
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, ignore_index=self.ignore_index)
         # No host synchronisation, no metric and no `self.log` but every few steps: each costs as much as a small layer.
-        self.uncounted.append((loss.detach(), logits.detach().argmax(1), targets))
+        self.uncounted.append((loss.detach(), logits.detach().argmax(1), hard_labels(targets)))
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.count_training_steps()
             self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)

@@ -128,6 +128,9 @@ CHECKS: dict[str, Check] = {
     "data.fit": one_of("crop", "pad", "stretch"),
     "data.background": one_of("white", "black", "mean"),
     "data.mirror": switch(),
+    "data.sampling": one_of("shuffle", "balanced"),
+    "data.mix.mixup": at_least(0, 0.2),
+    "data.mix.cutmix": at_least(0, 1.0),
     "data.augmentation.flip": fraction(0.5),
     "data.augmentation.shift": whole(0, 2),
     "data.augmentation.erase": fraction(0.25),
@@ -207,11 +210,23 @@ def check_together(cfg: DictConfig) -> None:
         raise UserError(
             "expected an end of the training besides trainer.max_epochs=-1 but found none; add +trainer.max_steps=1000"
         )
+    check_mix(cfg)
     flips = [key for key in ("model.test_time_flip", "data.augmentation.flip") if OmegaConf.select(cfg, key)]
     if cfg.get("train") and OmegaConf.select(cfg, "data.mirror") is False and flips:
         raise UserError(
             f"expected no mirrored images because a mirror image is another class here (data.mirror=false) but found "
             f"{flips[0]}={OmegaConf.select(cfg, flips[0])}; leave it out, or say that they may be: data.mirror=true"
+        )
+
+
+def check_mix(cfg: DictConfig) -> None:
+    """Mixed targets are probabilities, in which no class can be left out."""
+    ignored = OmegaConf.select(cfg, "model.ignore_index")
+    mixes = [key for key in ("data.mix.mixup", "data.mix.cutmix") if OmegaConf.select(cfg, key)]
+    if mixes and ignored is not None and ignored >= 0:
+        raise UserError(
+            f"expected no mixed labels because model.ignore_index={ignored} leaves out a class but found "
+            f"{mixes[0]}={OmegaConf.select(cfg, mixes[0])}; leave one of the two out"
         )
 
 
