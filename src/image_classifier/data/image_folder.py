@@ -9,8 +9,8 @@ import torch
 
 from image_classifier.data.pictures import PictureDataModule, missing_classes, ordered
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.picture_sets import PictureFiles, Pictures
 from image_classifier.engine.images.pictures import class_folders, class_name, find_pictures
-from image_classifier.engine.images.reading import PictureFiles
 
 PARTS = ("train", "val", "test")
 OTHER_WORDS_FOR_PARTS = ("training", "valid", "validation", "testing")
@@ -32,10 +32,10 @@ class ImageFolder(PictureDataModule):
         super().__init__(**settings)
         self.root = Path(root).expanduser()
 
-    def find_parts(self, skipped: Counter[str]) -> dict[str, PictureFiles]:
+    def find_parts(self, skipped: Counter[str]) -> dict[str, Pictures]:
         folder = self.root / "train" if (self.root / "train").is_dir() else self.root
         self.class_names = self.order_classes(list(class_folders(folder, Counter())), folder)
-        parts = {"train": self.scan(folder, skipped)}
+        parts: dict[str, Pictures] = {"train": self.scan(folder, skipped)}
         if empty := missing_classes(parts["train"].labels, self.class_names):
             raise UserError(f"expected pictures in {folder / empty[0]} but found none; add some or remove the folder")
         if folder != self.root:

@@ -15,9 +15,9 @@ from image_classifier.data.datamodule import ImageDataModule, height_and_width, 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.engine.images.memory import free_memory, free_shared_memory
+from image_classifier.engine.images.picture_sets import Pictures
 from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped
 from image_classifier.engine.images.reading import (
-    PictureFiles,
     Reading,
     all_grey,
     bad_pictures,
@@ -44,7 +44,7 @@ class FileLoader(DataLoader):
 
     batch_sampler: Any  # EpochBatches
 
-    def __init__(self, pictures: PictureFiles, batches: EpochBatches, num_workers: int) -> None:
+    def __init__(self, pictures: Pictures, batches: EpochBatches, num_workers: int) -> None:
         self.batches_served = 0
         super().__init__(
             pictures,
@@ -96,7 +96,7 @@ class PictureDataModule(ImageDataModule):
         settings: Arguments of ImageDataModule.
     """
 
-    train_images: Any  # ImageSet or, when not in memory, PictureFiles
+    train_images: Any  # ImageSet or, when not in memory, Pictures
     test_images: Any
 
     def __init__(
@@ -129,7 +129,7 @@ class PictureDataModule(ImageDataModule):
         self.in_memory = in_memory
         self.num_workers = num_workers
         self.training_state: Mapping[str, Any] | None = None  # of another run, whose network is tested on other data
-        self.files: dict[str, PictureFiles] = {}  # as found: train, test and, where it is a part of its own, val
+        self.files: dict[str, Pictures] = {}  # as found: train, test and, where it is a part of its own, val
         self.skipped: Counter[str] = Counter()
         self.readings: dict[str, Reading] = {}  # of training and validation together: train; and of the test
         self.unreadable: list[dict[str, str]] = []
@@ -139,7 +139,7 @@ class PictureDataModule(ImageDataModule):
         if channels != "auto" and "auto" not in (mean, std):
             self.settle_form(None)
 
-    def find_parts(self, skipped: Counter[str]) -> dict[str, PictureFiles]:
+    def find_parts(self, skipped: Counter[str]) -> dict[str, Pictures]:
         """The pictures for training, and those of the parts "val" and "test" as far as the data has them.
 
         Args:
@@ -147,7 +147,7 @@ class PictureDataModule(ImageDataModule):
         """
         raise NotImplementedError
 
-    def find_all(self, skipped: Counter[str]) -> PictureFiles:
+    def find_all(self, skipped: Counter[str]) -> Pictures:
         """All pictures for the test of a network that was trained elsewhere."""
         raise NotImplementedError
 
@@ -186,7 +186,7 @@ class PictureDataModule(ImageDataModule):
             self.files["test"] = self.without_known(self.files["test"], self.training_state)
         self.settle_form(self.files)
 
-    def with_test(self, parts: dict[str, PictureFiles]) -> dict[str, PictureFiles]:
+    def with_test(self, parts: dict[str, Pictures]) -> dict[str, Pictures]:
         """The parts; without test pictures, `test_size` of those for training are taken, the same ones at any seed."""
         self.takes_test = "test" not in parts
         if not self.takes_test:
@@ -194,7 +194,7 @@ class PictureDataModule(ImageDataModule):
         train, test = stratified_split(parts["train"].labels, self.test_size, seed=0, setting="data.test_size")
         return parts | {"train": parts["train"].select(train), "test": parts["train"].select(test)}
 
-    def settle_form(self, files: Mapping[str, PictureFiles] | None) -> None:
+    def settle_form(self, files: Mapping[str, Pictures] | None) -> None:
         """Find the channels and the normalisation where they are "auto", and with them the form of the pictures.
 
         Args:
@@ -211,13 +211,13 @@ class PictureDataModule(ImageDataModule):
         for pictures in (files or {}).values():
             pictures.form = self.form
 
-    def found_training(self, files: Mapping[str, PictureFiles]) -> PictureFiles:
+    def found_training(self, files: Mapping[str, Pictures]) -> Pictures:
         """The pictures that are trained on, without those held out for validation."""
         if "train" not in files:  # a test of a network from elsewhere, whose checkpoint tells; else these will do
             return files["test"]
         return files["train"] if "val" in files else files["train"].select(self.split_found(files["train"].labels)[0])
 
-    def settle_normalisation(self, training: PictureFiles | None) -> None:
+    def settle_normalisation(self, training: Pictures | None) -> None:
         channels = self.image_shape[0]
         known = {"mean": IMAGENET_MEAN[channels], "std": IMAGENET_STD[channels]}
         self.normalised_from = "given" if any(self.wanted.values()) else "ImageNet's"
@@ -238,11 +238,12 @@ class PictureDataModule(ImageDataModule):
                 )
             setattr(self, name, values)
 
-    def without_known(self, pictures: PictureFiles, training_state: Mapping[str, Any]) -> PictureFiles:
+    def without_known(self, pictures: Pictures, training_state: Mapping[str, Any]) -> Pictures:
         """The pictures that were used neither in training nor in validation."""
         if "pictures" not in training_state:
             tell("Pictures: the checkpoint does not say which ones it was trained on; all are tested")
             return pictures
+        assert pictures.keys is not None
         known = torch.isin(pictures.keys, training_state["pictures"])
         if known.all():
             raise UserError(
@@ -257,7 +258,7 @@ class PictureDataModule(ImageDataModule):
         return pictures.select((~known).nonzero().squeeze(1))
 
     @property
-    def training_files(self) -> PictureFiles:
+    def training_files(self) -> Pictures:
         """Training pictures, followed by those of the part "val" if the data has one."""
         return self.files["train"] + self.files["val"] if "val" in self.files else self.files["train"]
 
@@ -291,7 +292,7 @@ class PictureDataModule(ImageDataModule):
             self.read({"test": self.files["test"]})
         super().setup(stage)
 
-    def read(self, parts: Mapping[str, PictureFiles]) -> None:
+    def read(self, parts: Mapping[str, Pictures]) -> None:
         """Decode pictures or, where they are not to be kept in memory, find out whether they can be decoded.
 
         Raises:
@@ -321,7 +322,7 @@ class PictureDataModule(ImageDataModule):
         needed = sum(map(len, self.files.values())) * self.form.nbytes * self.processes
         return self.in_memory is True or (self.in_memory == "auto" and needed < free_memory() / 2)
 
-    def called(self, pictures: PictureFiles, index: int) -> str:
+    def called(self, pictures: Pictures, index: int) -> str:
         """What a picture is called in messages: within the directory of the pictures."""
         return pictures.describe(index).removeprefix(f"{self.place_found}/")
 
@@ -331,8 +332,8 @@ class PictureDataModule(ImageDataModule):
     def load_test_images(self) -> Any:
         return self.served(self.files["test"], self.readings["test"])
 
-    def served(self, pictures: PictureFiles, reading: Reading) -> Any:
-        """Those pictures that can be decoded: an ImageSet if they are kept in memory, else PictureFiles."""
+    def served(self, pictures: Pictures, reading: Reading) -> Any:
+        """Those pictures that can be decoded: an ImageSet if they are kept in memory, else Pictures."""
         images, good = reading.images, reading.good
         if images is None:
             return pictures.select(good.nonzero().squeeze(1))
@@ -362,22 +363,24 @@ class PictureDataModule(ImageDataModule):
         return workers
 
     def identify(self) -> dict[str, Any]:
-        return super().identify() | {"pictures": self.image_sample()}
+        known_again = {} if self.training_files.keys is None else {"pictures": self.image_sample()}
+        return super().identify() | known_again
 
     def image_sample(self) -> Tensor:
-        return self.training_files.keys[self.readings["train"].good]
+        keys, reading = self.training_files.keys, self.readings["train"]
+        return (torch.from_numpy(reading.digests.view(np.int64)) if keys is None else keys)[reading.good]
 
     def place(self, data: Any) -> Any:
-        return data if isinstance(data, PictureFiles) else super().place(data)
+        return data if isinstance(data, Pictures) else super().place(data)
 
     def first_training_images(self, count: int) -> ImageSet:
-        if not isinstance(self.train_images, PictureFiles):
+        if not isinstance(self.train_images, Pictures):
             return super().first_training_images(count)
         first = self.train_images.select(self.served_order("train")[:count])
         return ImageSet(torch.stack([first[index][0] for index in range(len(first))]), first.labels)
 
     def loader(self, data: Any, indices: Tensor, batch_size: int, *, shuffle: bool) -> InMemoryLoader | DataLoader:
-        if not isinstance(data, PictureFiles):
+        if not isinstance(data, Pictures):
             return super().loader(data, indices, batch_size, shuffle=shuffle)
         return FileLoader(data, self.batches(data.labels, indices, batch_size, shuffle=shuffle), self.num_workers)
 

@@ -12,15 +12,9 @@ from PIL import Image
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images import reading
+from image_classifier.engine.images.picture_sets import PictureFiles
 from image_classifier.engine.images.pictures import PictureForm, read_picture
-from image_classifier.engine.images.reading import (
-    PictureFiles,
-    all_grey,
-    check_pictures,
-    measure,
-    picture_keys,
-    read_pictures,
-)
+from image_classifier.engine.images.reading import all_grey, check_pictures, measure, read_pictures
 
 FORM = PictureForm(3, 6, 8, "stretch")
 
@@ -142,27 +136,3 @@ def test_nothing_to_measure_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="training pictures that can be decoded but found none"):
         measure(pictures_at([tmp_path / "bad.png"]), FORM)
-
-
-def keys_of(paths: list[Path], name: str) -> torch.Tensor:
-    return picture_keys(PictureFiles(paths, [name] * len(paths), torch.zeros(len(paths))))
-
-
-def test_keys_are_of_name_size_and_content(tmp_path: Path) -> None:
-    contents = {"a": b"0" * 9000, "b": b"0" * 4500 + b"1" + b"0" * 4499, "c": b"0" * 9001, "d": b""}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    paths = [tmp_path / name for name in contents]
-    keys = keys_of(paths, "x/1.png")
-    assert keys.dtype == torch.int64 and len(keys.unique()) == 4
-    assert not torch.isin(keys_of(paths, "y/1.png"), keys).any()
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert torch.equal(keys_of([moved / name for name in contents], "x/1.png"), keys)
-    with pytest.raises(UserError, match=r"^expected a readable picture but found .*moved/a2'; check its rights"):
-        keys_of([moved / "a2"], "x/1.png")
-
-
-def test_keys_of_names_that_are_no_text(tmp_path: Path) -> None:
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.png"))
-    path.write_bytes(b"any")
-    assert len(keys_of([path], path.name)) == 1

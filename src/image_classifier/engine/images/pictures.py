@@ -240,12 +240,14 @@ def decode(content: bytes | Image.Image, form: PictureForm) -> tuple[Tensor, Fac
         return to_tensor(fitted(flatten(file, form.channels, form.background), form)), facts
 
 
-def check(content: bytes) -> Facts:
-    """Decode a picture file at the smallest scale, only to see that it can be.
+def check(content: bytes | Image.Image) -> Facts:
+    """Decode a picture at the smallest scale, only to see that it can be.
 
     Raises:
         Exception: As `decode`.
     """
+    if isinstance(content, Image.Image):
+        return Facts(*content.size, content.mode)
     with Image.open(BytesIO(content)) as file:
         facts = Facts(*file.size, file.mode)
         file.draft(file.mode, (1, 1))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,21 +15,11 @@ import torch
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.pictures import (
-    Facts,
-    PictureForm,
-    check,
-    decode,
-    is_grey,
-    printable,
-    read_picture,
-    reason,
-)
+from image_classifier.engine.images.picture_sets import Pictures
+from image_classifier.engine.images.pictures import Facts, PictureForm, check, decode, is_grey, reason
 
-KEY_BYTES = 4096  # of each file, for `picture_keys`
 SHARED_RESULTS = 4  # training and test pictures, of two data sets
 MEASURED = 2000  # pictures from which mean and standard deviation are measured
 NAMED = 100  # bad pictures in an error message
@@ -38,81 +27,16 @@ NAMED = 100  # bad pictures in an error message
 T = TypeVar("T")
 
 
-class PictureFiles(Dataset):
-    """Labelled picture files; as a Dataset, decoded one by one.
-
-    Args:
-        paths: N files.
-        names: What each is called wherever the folder lies: its class, and its path in the class folder.
-        labels: (N,) int64.
-        form: What to decode them to; may be set later.
-    """
-
-    parallel = True  # may be decoded by several threads
-
-    def __init__(
-        self, paths: Sequence[Path], names: Sequence[str], labels: Tensor, form: PictureForm | None = None
-    ) -> None:
-        self.paths = tuple(paths)
-        self.names = tuple(names)
-        self.labels = labels
-        self.form = form
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        assert self.form is not None
-        return read_picture(self.paths[index], self.form), self.labels[index]
-
-    def __add__(self, other: "PictureFiles") -> "PictureFiles":  # type: ignore[override]
-        labels = torch.cat([self.labels, other.labels])
-        return PictureFiles(self.paths + other.paths, self.names + other.names, labels, self.form)
-
-    def select(self, indices: Tensor) -> "PictureFiles":
-        chosen = indices.tolist()
-        paths, names = [self.paths[index] for index in chosen], [self.names[index] for index in chosen]
-        return PictureFiles(paths, names, self.labels[indices], self.form)
-
-    def content(self, index: int) -> bytes:
-        """The bytes of a file."""
-        return self.paths[index].read_bytes()
-
-    def mode(self, index: int) -> str:
-        """The mode of a picture, which its header tells."""
-        with Image.open(self.paths[index]) as file:
-            return file.mode
-
-    def describe(self, index: int) -> str:
-        """How a picture is called in messages."""
-        return printable(self.paths[index])
-
-    def version(self) -> tuple[Any, ...]:
-        """What differs when one of the pictures is another."""
-        return tuple((path, stamp(path)) for path in self.paths)
-
-    @property
-    def keys(self) -> Tensor:
-        """(N,) int64, by which the pictures are known again."""
-        return picture_keys(self)
-
-
-def stamp(path: Path) -> tuple[int, int, int, int] | None:
-    """What changes with a file; None where it cannot be read."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
 def shared_while_unchanged(read: Callable[..., T]) -> Callable[..., T]:
     """Share what is read of pictures between the jobs of a multirun, until one of the pictures is another."""
     results: OrderedDict[Any, T] = OrderedDict()
 
     @wraps(read)
-    def call(pictures: PictureFiles, *arguments: Any) -> T:
-        key = (pictures.version(), pictures.names, arguments)
+    def call(pictures: Pictures, *arguments: Any) -> T:
+        version = pictures.version()
+        if version is None:
+            return read(pictures, *arguments)
+        key = (version, arguments)
         if key not in results:
             results[key] = read(pictures, *arguments)
         results.move_to_end(key)
@@ -121,31 +45,6 @@ def shared_while_unchanged(read: Callable[..., T]) -> Callable[..., T]:
         return results[key]
 
     return call
-
-
-@shared_while_unchanged
-def picture_keys(pictures: PictureFiles) -> Tensor:
-    """Numbers by which pictures are known again, also in a folder that was moved.
-
-    Returns:
-        (N,) int64, hashes of name, size and `KEY_BYTES` from the middle of the file.
-
-    Raises:
-        UserError: A file cannot be read.
-    """
-
-    def key(path: Path, name: str) -> int:
-        with path.open("rb", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - KEY_BYTES) // 2)
-            content = b"%d\0%b\0%b" % (size, os.fsencode(name), file.read(KEY_BYTES))
-        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
-
-    try:
-        keys = [key(path, name) for path, name in zip(pictures.paths, pictures.names, strict=True)]
-    except OSError as error:
-        raise UserError(f"expected a readable picture but found {error}; check its rights or remove it") from None
-    return torch.tensor(keys, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -171,7 +70,7 @@ class Reading:
 
 
 @shared_while_unchanged
-def read_pictures(pictures: PictureFiles, form: PictureForm) -> Reading:
+def read_pictures(pictures: Pictures, form: PictureForm) -> Reading:
     """Decode pictures to be kept in memory, by all cores (Pillow decodes outside Python's lock).
 
     Args:
@@ -189,12 +88,12 @@ def read_pictures(pictures: PictureFiles, form: PictureForm) -> Reading:
 
 
 @shared_while_unchanged
-def check_pictures(pictures: PictureFiles) -> Reading:
+def check_pictures(pictures: Pictures) -> Reading:
     """Find out which pictures can be decoded, keeping no pixels."""
     return visit(pictures, lambda index, content: check(content), "Checking pictures")
 
 
-def check_together(pictures: PictureFiles) -> Reading:
+def check_together(pictures: Pictures) -> Reading:
     """`check_pictures`, of which each training process does its share."""
     if not torch.distributed.is_initialized():
         return check_pictures(pictures)
@@ -219,9 +118,7 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def visit(
-    pictures: PictureFiles, read: Callable[[int, Any], Facts], title: str, images: Tensor | None = None
-) -> Reading:
+def visit(pictures: Pictures, read: Callable[[int, Any], Facts], title: str, images: Tensor | None = None) -> Reading:
     """Call a function with each picture's index and content, in parallel threads, with a progress bar."""
     digests = np.zeros(len(pictures), dtype=np.uint64)
 
@@ -265,7 +162,7 @@ def bad_pictures(names: Sequence[str], root: Any) -> UserError:
 
 
 @shared_while_unchanged
-def all_grey(pictures: PictureFiles) -> bool:
+def all_grey(pictures: Pictures) -> bool:
     """Whether no picture has colours, by their modes; those that cannot be decoded do not count."""
     for index in range(len(pictures)):
         try:
@@ -276,7 +173,7 @@ def all_grey(pictures: PictureFiles) -> bool:
     return True
 
 
-def try_to_decode(pictures: PictureFiles, index: int, form: PictureForm) -> Tensor | None:
+def try_to_decode(pictures: Pictures, index: int, form: PictureForm) -> Tensor | None:
     try:
         return decode(pictures.content(index), form)[0]
     except Exception:  # as in `visit`
@@ -284,7 +181,7 @@ def try_to_decode(pictures: PictureFiles, index: int, form: PictureForm) -> Tens
 
 
 @shared_while_unchanged
-def measure(pictures: PictureFiles, form: PictureForm) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure(pictures: Pictures, form: PictureForm) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels of pictures, of `MEASURED` evenly spread ones where there are more.
 
     Args:

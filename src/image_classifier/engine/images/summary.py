@@ -184,6 +184,7 @@ def same_content(
 def print_summary(summary: DataSummary) -> None:
     """Show a summary on the terminal."""
     console = Console(highlight=False, markup=False, emoji=False)  # names mean what they say
+    console.print(Text(f"Data: {summary.source}", style="italic"), soft_wrap=True)
     console.print(class_table(summary))
     for line in lines(summary):
         console.print(Text(line), soft_wrap=True)
@@ -194,7 +195,7 @@ def print_summary(summary: DataSummary) -> None:
 def class_table(summary: DataSummary) -> Table:
     """Images of each class in each part; of many classes the largest and the smallest."""
     parts = list(summary.counts)
-    table = Table(title=Text(f"Data: {summary.source}"), title_justify="left")
+    table = Table()
     table.add_column("class")
     for part in parts:
         table.add_column(part, justify="right")
