@@ -247,6 +247,23 @@ def test_what_is_found_and_skipped_is_told_once(tmp_path: Path, capsys: pytest.C
     assert lines == [f"Pictures: 15 in 3 classes in {tmp_path}; skipped 4 files (2 .svg, 1 .txt, 1 valid beside train)"]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_folds_of_pictures(tmp_path: Path, damaged: bool) -> None:
+    root = draw_squares(tmp_path / "pictures", 10)
+    if damaged:
+        (root / "red" / "004.png").write_bytes(b"no picture")
+    held_out = []
+    for fold in range(4):
+        datamodule = make_folder(root, folds=4, fold=fold, test_size=6, on_error="skip")
+        assert len(datamodule.test_images.labels) + len(datamodule.train_images.labels) == 30 - damaged
+        held_out.append(datamodule.val_indices)
+    assert torch.equal(torch.cat(held_out).sort().values, torch.arange(len(datamodule.train_images.labels)))
+    draw_squares(tmp_path / "parts" / "train", 10)
+    draw_squares(tmp_path / "parts" / "val", 2)
+    with pytest.raises(UserError, match=r"no part for validation in .*parts, because data\.folds=4 .* but found one"):
+        make_folder(tmp_path / "parts", folds=4)
+
+
 def test_pictures_in_linked_folders_are_used(tmp_path: Path) -> None:
     elsewhere = draw_squares(tmp_path / "elsewhere", 5)
     (root := tmp_path / "pictures").mkdir()

@@ -34,6 +34,9 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: Training images a step and process.
         eval_batch_size: Images a step and process in validation and test.
         val_size: Training images held out for validation: a count, or a fraction below 1. Stratified.
+        folds: Split the images for training in so many stratified parts instead of by `val_size`; None for no
+            cross-validation.
+        fold: Which of the parts is held out, from 0.
         seed: Seed of the split, of the order of the training images and of the augmentation.
         mean: Mean of the pixels per channel, in units of the full range (0 to 1).
         std: Standard deviation of the pixels per channel, in the same units.
@@ -59,6 +62,8 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: int,
         eval_batch_size: int = 1000,
         val_size: int | float,
+        folds: int | None = None,
+        fold: int = 0,
         seed: int = 0,
         mean: Sequence[float],
         std: Sequence[float],
@@ -82,6 +87,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
+        self.folds = folds
+        self.fold = fold
         self.seed = seed
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -122,6 +129,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Indices for training and for validation of (N,) labels."""
+        if self.folds is not None:
+            return stratified_fold(labels, self.folds, self.fold, self.seed)
         return stratified_split(labels, self.val_size, self.seed)
 
     def check_labels(self) -> None:
@@ -213,6 +222,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def describe_split(self) -> dict[str, str]:
         """How the parts were chosen, in words."""
+        if self.folds is not None:
+            return {"val": f"fold {self.fold} of {self.folds}, stratified, seed {self.seed}"}
         return {"val": f"{self.val_size} of the images for training, stratified, seed {self.seed}"}
 
     def state_dict(self) -> dict[str, Any]:
@@ -400,3 +411,28 @@ def stratified_split(
     position = torch.arange(len(labels)) - starts[labels[by_class]]  # position within its class
     chosen = position < quota[labels[by_class]]
     return by_class[~chosen].sort().values, by_class[chosen].sort().values
+
+
+def stratified_fold(labels: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Hold out one of several parts that together are all samples; sizes of parts and of classes differ by one at most.
+
+    Args:
+        labels: (N,) int64.
+        folds: Number of parts.
+        fold: Which of them is held out, from 0.
+        seed: Seed of the parts.
+
+    Returns:
+        Indices for training and for validation, both int64 and ascending.
+
+    Raises:
+        UserError: There are fewer samples than parts, or there is no such part.
+    """
+    if not 2 <= folds <= len(labels):
+        raise UserError(f"expected data.folds to be from 2 to {len(labels)}, the images there are, but found {folds}")
+    if not 0 <= fold < folds:
+        raise UserError(f"expected data.fold to be from 0 to {folds - 1} but found {fold}; for example data.fold=0")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[labels[order].argsort(stable=True)]  # shuffled within each class
+    held_out = torch.arange(len(labels)) % folds == fold
+    return by_class[~held_out].sort().values, by_class[held_out].sort().values

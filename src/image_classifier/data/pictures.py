@@ -264,6 +264,11 @@ class PictureDataModule(ImageDataModule):
 
     def split_found(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The split of all `training_files`, whether they can be decoded or not."""
+        if "val" in self.files and self.folds is not None:
+            raise UserError(
+                f"expected no part for validation in {self.place_found}, because data.folds={self.folds} splits the "
+                "training pictures, but found one; move its pictures to those for training"
+            )
         if "val" in self.files:
             indices = torch.arange(len(labels))
             return indices[: len(self.files["train"])], indices[len(self.files["train"]) :]

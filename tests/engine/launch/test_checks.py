@@ -54,6 +54,8 @@ def wrong_values(key: str) -> list[Any]:
 
 def config_with(key: str, value: Any) -> DictConfig:
     cfg = OmegaConf.create({"ckpt_path": "a.ckpt"})
+    if key == "data.fold":
+        OmegaConf.update(cfg, "data.folds", 5, force_add=True)
     OmegaConf.update(cfg, key, value, force_add=True)
     return cfg
 
@@ -109,3 +111,21 @@ def test_mandatory_settings_are_asked_for(
 ) -> None:
     with pytest.raises(UserError, match=f"expected a value for {key} but found none; add {key}=VALUE"):
         compose_config(*overrides, config_name=config_name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.fold=1"], r"data\.folds because data\.fold=1 but found none; for example data\.folds=5"),
+        (
+            ["data.folds=3", "data.fold=3"],
+            r"from 0 to 2 because data\.folds=3 .*'data\.fold=range\(3\)'",
+        ),
+    ],
+)
+def test_folds_that_are_not_there(
+    compose_config: Callable[..., DictConfig], overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        compose_config(*overrides)
+    compose_config("data.folds=3", "data.fold=2")

@@ -124,6 +124,8 @@ CHECKS: dict[str, Check] = {
     "data.imbalance": at_least(1, 10),
     "data.val_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.1),
     "data.test_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.2),
+    "data.folds": whole(2, 5),
+    "data.fold": whole(0, 0),
     "data.in_memory": Check(lambda value: value == "auto" or isinstance(value, bool), "true, false or auto", "auto"),
     "data.fit": one_of("crop", "pad", "stretch"),
     "data.background": one_of("white", "black", "mean"),
@@ -211,6 +213,7 @@ def check_together(cfg: DictConfig) -> None:
             "expected an end of the training besides trainer.max_epochs=-1 but found none; add +trainer.max_steps=1000"
         )
     check_mix(cfg)
+    check_folds(cfg)
     flips = [key for key in ("model.test_time_flip", "data.augmentation.flip") if OmegaConf.select(cfg, key)]
     if cfg.get("train") and OmegaConf.select(cfg, "data.mirror") is False and flips:
         raise UserError(
@@ -227,6 +230,17 @@ def check_mix(cfg: DictConfig) -> None:
         raise UserError(
             f"expected no mixed labels because model.ignore_index={ignored} leaves out a class but found "
             f"{mixes[0]}={OmegaConf.select(cfg, mixes[0])}; leave one of the two out"
+        )
+
+
+def check_folds(cfg: DictConfig) -> None:
+    folds, fold = OmegaConf.select(cfg, "data.folds"), OmegaConf.select(cfg, "data.fold")
+    if fold and folds is None:
+        raise UserError(f"expected data.folds because data.fold={fold} but found none; for example data.folds=5")
+    if folds is not None and fold is not None and fold >= folds:
+        raise UserError(
+            f"expected data.fold to be from 0 to {folds - 1} because data.folds={folds} but found {fold}; "
+            f"all of them: -m 'data.fold=range({folds})'"
         )
 
 
