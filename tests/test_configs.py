@@ -10,16 +10,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from image_classifier.engine.launch.commands import CONFIG_DIR
+from tiny import MANDATORY
 
 # Parts that the options of a group share.
 PARTS = {("data", "in_memory"), ("data", "pictures"), ("model", "classifier")}
-# What options cannot do without.
-MANDATORY = {
-    "image_folder": "data.root=pictures",
-    "csv": "data.root=pictures.csv",
-    "huggingface": "data.path=name",
-    "torch_dataset": "data.train={_target_: my_package.MyDataset}",
-}
 # Chosen by the commands themselves rather than by users.
 NO_CHOICES = {"hydra", "paths", "local"}
 OPTIONS = [

@@ -1,4 +1,4 @@
-"""Overrides of a run that takes about a second."""
+"""Overrides of a run that takes about a second, and those that options need."""
 
 TINY_WITH_DRAWINGS = (
     "data=synthetic",
@@ -23,3 +23,11 @@ TINY = (
     "callbacks.calibration=null",
     "callbacks.sample_images=null",
 )
+
+# What options of the group data cannot do without.
+MANDATORY = {
+    "image_folder": "data.root=pictures",
+    "csv": "data.root=pictures.csv",
+    "huggingface": "data.path=name",
+    "torch_dataset": "data.train={_target_: my_package.MyDataset}",
+}
