@@ -4,7 +4,7 @@ import inspect
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,16 @@ from image_classifier.callbacks.report import Report
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.checkpoint import accepted, load_datamodule, load_model, network_arguments, read_checkpoint
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.export import (
+    PixelsToProbabilities,
+    export_metadata,
+    export_network,
+    export_paths,
+    first_images,
+)
+from image_classifier.engine.images.normalization import Normalized
+from image_classifier.engine.images.pictures import PictureForm
+from image_classifier.engine.images.unlabelled import PictureBatches, input_pictures
 from image_classifier.engine.launch.checks import check_config, settle_paths
 from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.resume import adopt, check_resumable, flatten, typed_overrides
@@ -128,17 +138,49 @@ def predict(cfg: DictConfig) -> None:
         UserError: There are no pictures; or, once all others are predicted and written, some cannot be read.
     """
     settle(cfg)
-    paths = predictions.input_pictures(cfg.input)
-    model = load_model(read_checkpoint(cfg.ckpt_path, cfg.trusted))
-    assert model.recipe is not None
+    run_dir, output = Path(cfg.paths.run_dir), Path(cfg.output)
+    predictions.check_output(output)
+    paths = input_pictures(cfg.input)
+    checkpoint = read_checkpoint(cfg.ckpt_path, cfg.trusted)
+    model, recipe = load_model(checkpoint), checkpoint["recipe"]
     as_in_training(cfg, model)
-    prepare_run(cfg, Path(cfg.paths.run_dir))
-    pictures = predictions.PictureBatches(paths, model.recipe, cfg.batch_size)
+    prepare_run(cfg, run_dir)
+    pictures = PictureBatches(paths, PictureForm.from_recipe(recipe), cfg.batch_size, cfg.decode_threads)
     trainer: pl.Trainer = make(
         cfg.trainer, cfg.trusted, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    batches = trainer.predict(model, pictures, weights_only=True)
-    predictions.report(cast("list[Tensor]", batches), pictures, Path(cfg.output))
+    batches = trainer.predict(model, Normalized(pictures, recipe["mean"], recipe["std"]), weights_only=True)
+    found = predictions.of_pictures(
+        pictures, cast("list[Tensor]", batches), recipe["class_names"], cfg.top_k, cfg.input
+    )
+    predictions.write(found, output, run_dir)
+    predictions.check_all_read(pictures.unreadable, len(paths), output)
+
+
+def export(cfg: DictConfig) -> None:
+    """Write a checkpoint's network as files that run without this project, each checked on real images.
+
+    Args:
+        cfg: The composed `configs/export.yaml`.
+
+    Raises:
+        UserError: There are no images to check with, or the network cannot be written in a format.
+    """
+    settle(cfg)
+    paths = export_paths(cfg.output, cfg.ckpt_path)
+    checkpoint = read_checkpoint(cfg.ckpt_path, cfg.trusted)
+    recipe = checkpoint["recipe"]
+    batches: Iterable[Tensor]
+    if cfg.input:
+        batches = PictureBatches(input_pictures(cfg.input)[: cfg.check_images], PictureForm.from_recipe(recipe), 256)
+    else:
+        _, datamodule = load_run(cfg.ckpt_path, cfg.data, cfg.trusted)
+        datamodule.setup("test")
+        batches = (images for images, _ in datamodule.test_dataloader())
+    images = first_images(batches, cfg.check_images)
+    network = PixelsToProbabilities(load_model(checkpoint), recipe["mean"], recipe["std"])
+    for path in paths:
+        print(export_network(network, images, path, export_metadata(recipe)), flush=True)
 
 
 def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckpt_path: str | None) -> dict[str, float]:

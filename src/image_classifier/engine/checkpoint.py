@@ -21,7 +21,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.configuration import CONFIG_DIR, PROJECT_ROOT
+from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.models.classifier import Classifier
 
 Recipe = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The commands `train.py`, `eval.py` and `predict.py`.
+"""The commands `train.py`, `eval.py`, `predict.py` and `export.py`.
 
 Nothing here imports torch before the configuration is composed and checked: help and mistakes answer at once.
 """
@@ -26,7 +26,7 @@ from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
 from image_classifier.engine.launch.overrides import prepare
 from image_classifier.engine.sweeps.job import run_job
 
-__all__ = ["CONFIG_DIR", "PROJECT_ROOT", "eval_command", "predict_command", "train_command"]
+__all__ = ["CONFIG_DIR", "PROJECT_ROOT", "eval_command", "export_command", "predict_command", "train_command"]
 
 
 def perform(cfg: DictConfig, work: str) -> Any:
@@ -95,6 +95,10 @@ def predict(cfg: DictConfig) -> Any:
     return perform(cfg, "predict")
 
 
+def export(cfg: DictConfig) -> Any:
+    return perform(cfg, "export")
+
+
 def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> Callable[[], None]:
     """Make a Hydra command, which under torchrun or srun only rank 0 runs as such.
 
@@ -128,3 +132,4 @@ def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> C
 train_command = command("train", train, "train")
 eval_command = command("eval", evaluate, "evaluate")
 predict_command = command("predict", predict, "predict")
+export_command = command("export", export, "export")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,24 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch.checks import check_config  # registers resolvers of its own
 from image_classifier.engine.launch.overrides import prepare
+from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.engine.sweeps.jobs import job_directory
 from image_classifier.engine.sweeps.objectives import optuna_direction
 
 SQLITE_PATH = 500  # bytes; SQLite takes 512, with the names of its temporary files
-
-
-def find_project() -> Path | None:
-    """The repository that this package lies in, else the directory of the running script, if it has our configs."""
-    script = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
-    for directory in (Path(__file__).resolve().parents[4], script.resolve().parent):
-        if (directory / "configs" / "train.yaml").is_file():
-            return directory
-    return None
-
-
-PROJECT = find_project()
-PROJECT_ROOT = PROJECT or Path.cwd()  # where outputs/ and data/ lie
-CONFIG_DIR = str((PROJECT or Path(__file__).resolve().parents[2]) / "configs")  # a wheel carries a copy in the package
 
 
 def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
