@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -21,6 +22,8 @@ from omegaconf.errors import InterpolationResolutionError
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import processes as distributed
 from image_classifier.engine.launch.checks import check_config
+from image_classifier.engine.launch.choices import check_choices
+from image_classifier.engine.launch.completion import asks_for_completion, complete
 from image_classifier.engine.launch.configuration import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
 from image_classifier.engine.launch.overrides import prepare
@@ -111,10 +114,19 @@ def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> C
     run_hydra = decorate(task)
 
     def main() -> None:
+        if asks_for_completion(sys.argv[1:]):
+            complete(run_hydra, Path(CONFIG_DIR))
+            return
         try:
             sys.argv[1:] = prepare(sys.argv[1:])
+            check_choices(sys.argv[1:], Path(CONFIG_DIR))
         except UserError as error:
             stop(error)
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            from image_classifier.engine.launch.help import print_help
+
+            print_help(config_name, sys.argv[1:])
+            return
         run_hydra()
 
     lead_or_follow = distributed.lead_or_follow(main, partial(call_pipeline, work))
