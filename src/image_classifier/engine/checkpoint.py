@@ -21,6 +21,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.former_names import renamed
 from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.models.classifier import Classifier
 
@@ -49,6 +50,7 @@ def read_checkpoint(ckpt_path: str, trusted: Collection[str] = ()) -> dict[str, 
         raise UserError(f"expected a checkpoint written by train.py but found {path}: {reason}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("recipe"), dict):
         raise UserError(f"expected a checkpoint written by train.py but found {path}, which holds no recipe")
+    checkpoint["recipe"] = renamed(checkpoint["recipe"])
     check_targets(checkpoint["recipe"], allowed_targets() | frozenset(trusted), path)
     return checkpoint
 
