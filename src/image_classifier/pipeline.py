@@ -24,7 +24,6 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from image_classifier.callbacks.confusion_matrix import ConfusionMatrixCallback
-from image_classifier.callbacks.report import Report
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.checkpoint import accepted, load_datamodule, load_model, network_arguments, read_checkpoint
 from image_classifier.engine.errors import UserError
@@ -34,6 +33,7 @@ from image_classifier.engine.launch.resume import adopt, check_resumable, flatte
 from image_classifier.engine.loggers.base import RunLogger
 from image_classifier.engine.runs import predictions, summary
 from image_classifier.engine.runs.files import write_atomically, write_json
+from image_classifier.engine.runs.hooks import RunCallback
 from image_classifier.engine.runs.provenance import command_line, git_commit
 from image_classifier.engine.sweeps.objectives import objective_values
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
@@ -172,6 +172,8 @@ def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckp
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ConfusionMatrixCallback):
                 callback.save_counts_of(saved, trainer)
+            if isinstance(callback, RunCallback):
+                callback.on_best_checkpoint(trainer, saved)
     return metrics | {"epochs": epochs, "fit_seconds": round(seconds, 3)}
 
 
@@ -398,6 +400,6 @@ def finish_run(run_dir: Path, trainer: pl.Trainer, metrics: dict[str, float]) ->
         if isinstance(logger, RunLogger):
             logger.log_final_metrics(metrics)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Report):
-            callback.write(trainer, metrics)
+        if isinstance(callback, RunCallback):
+            callback.on_run_end(trainer, metrics)
     summary.print_summary(run_dir, trainer, metrics)

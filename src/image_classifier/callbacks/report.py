@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from image_classifier.callbacks.calibration import Calibration
 from image_classifier.callbacks.misclassified import Misclassified
+from image_classifier.engine.runs.hooks import RunCallback
 from image_classifier.engine.runs.provenance import command_line, git_commit, within_project
 
 TRAINING_CURVES = ("train/loss", "train/acc")
@@ -17,7 +18,7 @@ VALIDATION_CURVES = ("val/loss", "val/acc")
 LEARNING_RATES_AN_EPOCH = 20
 
 
-class Report(pl.Callback):
+class Report(RunCallback):
     """Writes `<run_dir>/report/report.html` and its pictures when the run is over, or interrupted by Ctrl-C.
 
     The curves lie in the checkpoints, so those of a resumed run show the epochs before it too.
@@ -77,6 +78,9 @@ class Report(pl.Callback):
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self.epochs:
             last = {name: value for name, value in self.epochs[-1].items() if name != "epoch"}
             self.write(trainer, last | {"epochs": trainer.current_epoch})
+
+    def on_run_end(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
+        self.write(trainer, metrics)
 
     def write(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> Path:
         """Write the report.
