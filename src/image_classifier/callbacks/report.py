@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 
-from image_classifier.callbacks.calibration import Calibration
-from image_classifier.callbacks.misclassified import Misclassified
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.loggers.base import log_page
 from image_classifier.engine.runs.hooks import RunCallback
+from image_classifier.engine.runs.page import SAMPLES, save_course, write_report
 from image_classifier.engine.runs.provenance import command_line, git_commit, within_project
+from image_classifier.engine.runs.sample_table import read_table
+from image_classifier.engine.runs.thumbnails import choose_samples, make_atlas, save_atlas
 
 TRAINING_CURVES = ("train/loss", "train/acc")
 VALIDATION_CURVES = ("val/loss", "val/acc")
@@ -19,16 +23,28 @@ LEARNING_RATES_AN_EPOCH = 20
 
 
 class Report(RunCallback):
-    """Writes `<run_dir>/report/report.html` and its pictures when the run is over, or interrupted by Ctrl-C.
+    """Writes `<run_dir>/report/report.html` when the run is over, or interrupted by Ctrl-C.
 
-    The curves lie in the checkpoints, so those of a resumed run show the epochs before it too.
+    The page is made from the run directory alone: this callback adds the course of the training, and small pictures of
+    samples that it chooses from the tables of predictions. The curves lie in the checkpoints, so those of a resumed
+    run show the epochs before it too.
 
     Args:
-        run_dir: Run directory; its `config.yaml` and `confusion_matrix/*.csv` are shown.
+        run_dir: Run directory.
+        pictures: Small pictures of samples in the page, of all stages together; 2,000 of 28 x 28 take 1 MB.
+        samples: Samples of a stage that the page holds one by one; of more, a random choice.
     """
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, *, pictures: int = 2000, samples: int = SAMPLES) -> None:
+        for name, value in (("pictures", pictures), ("samples", samples)):
+            if not 0 <= value <= 1_000_000:
+                raise UserError(
+                    f"expected callbacks.report.{name} to be a number from 0 to 1000000 but found {value}; "
+                    f"for example callbacks.report.{name}=2000"
+                )
         self.run_dir = Path(run_dir)
+        self.pictures = pictures
+        self.samples = samples
         self.epochs: list[dict[str, float]] = []
         self.learning_rates: list[list[float]] = []  # pairs of epochs done and learning rate
 
@@ -52,22 +68,22 @@ class Report(RunCallback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.remember(trainer.current_epoch + 1, trainer.callback_metrics, VALIDATION_CURVES)
-        # The checkpoint is written next, and the training figures of the epoch are logged only after that.
+        # The checkpoint is written next, and the training metrics of the epoch are logged only after that.
         totals = getattr(pl_module, "totals", {}).get("train")
         if totals is not None and totals.update_called:
-            figures = {f"train/{name}": value for name, value in totals.compute().items()}
-            self.remember(trainer.current_epoch + 1, figures, TRAINING_CURVES)
+            metrics = {f"train/{name}": value for name, value in totals.compute().items()}
+            self.remember(trainer.current_epoch + 1, metrics, TRAINING_CURVES)
 
-    # For epochs without a validation: their figures are known at the start of the next one, or at the end.
+    # For epochs without a validation: their metrics are known at the start of the next one, or at the end.
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.remember(trainer.current_epoch, trainer.callback_metrics, TRAINING_CURVES)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.remember(trainer.current_epoch, trainer.callback_metrics, TRAINING_CURVES)
 
-    def remember(self, epoch: int, figures: Mapping[str, Any], names: Sequence[str]) -> None:
-        """Add those figures that are there to the row of an epoch; 1 is the first."""
-        values = {name: float(figures.get(name, math.nan)) for name in names}
+    def remember(self, epoch: int, metrics: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Add those metrics that are there to the row of an epoch; 1 is the first."""
+        values = {name: float(metrics.get(name, math.nan)) for name in names}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         if finite and (not self.epochs or self.epochs[-1]["epoch"] < epoch):
             self.epochs.append({"epoch": epoch})
@@ -77,45 +93,28 @@ class Report(RunCallback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self.epochs:
             last = {name: value for name, value in self.epochs[-1].items() if name != "epoch"}
-            self.write(trainer, last | {"epochs": trainer.current_epoch})
+            self.on_run_end(trainer, last | {"epochs": trainer.current_epoch})
 
     def on_run_end(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
-        self.write(trainer, metrics)
-
-    def write(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> Path:
-        """Write the report.
-
-        Args:
-            trainer: Its callbacks hold the gallery and the reliability diagram.
-            metrics: The final figures; a stage without any is left out, whatever an earlier run left behind.
-
-        Returns:
-            The path of the page.
-        """
-        from image_classifier.engine.figures.report import draw_learning_curves
-        from image_classifier.engine.runs.page import read_matrices, write_report
-
+        facts = {"command": command_line(), "git commit": git_commit(), "run directory": within_project(self.run_dir)}
+        save_course(self.run_dir, metrics=metrics, epochs=self.epochs, learning_rates=self.learning_rates, facts=facts)
         stages = [stage for stage in ("val", "test") if any(name.startswith(f"{stage}/") for name in metrics)]
-        gallery: dict[str, np.ndarray] = {}
-        calibration: dict[str, np.ndarray] = {}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Misclassified):
-                gallery |= callback.pictures
-            if isinstance(callback, Calibration):
-                calibration |= callback.pictures
-        configuration = self.run_dir / "config.yaml"
-        return write_report(
-            self.run_dir / "report",
-            title=self.run_dir.name,
-            metrics=metrics,
-            matrices=read_matrices(self.run_dir, stages),
-            curves=draw_learning_curves(self.epochs, self.learning_rates) if self.epochs else None,
-            gallery=gallery,
-            calibration=calibration,
-            facts={
-                "command": command_line(),
-                "git commit": git_commit(),
-                "run directory": within_project(self.run_dir),
-            },
-            configuration=configuration.read_text() if configuration.is_file() else "",
-        )
+        for stage in stages:
+            self.keep_pictures(stage, trainer.datamodule, self.pictures // len(stages))  # type: ignore[attr-defined]
+        log_page(trainer, "report", write_report(self.run_dir, self.samples))
+
+    def keep_pictures(self, stage: str, datamodule: Any, limit: int) -> None:
+        """Choose samples of a stage and keep small pictures of them."""
+        names = tuple(datamodule.class_names)
+        table = read_table(self.run_dir, stage, names)
+        if table is None:
+            return
+        sources = datamodule.sample_names(stage)
+        positions = None if sources is None else {name: index for index, name in enumerate(sources)}
+
+        def read(rows: np.ndarray) -> np.ndarray:
+            samples = [table.samples[row] for row in rows]
+            indices = [int(name) if positions is None else positions[name] for name in samples]
+            return datamodule.stored_images(stage, torch.tensor(indices)).numpy()
+
+        save_atlas(self.run_dir, stage, make_atlas(choose_samples(table, limit), read))
