@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from screenshots import chromium, wait_for
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -21,6 +19,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from browser_page import Page
 from handmade import make_run, make_table, pictures_of
 from image_classifier.engine.confusion.label_errors import suspected_label_errors
 from image_classifier.engine.confusion.order import similarity_order
@@ -39,78 +38,20 @@ NAMES = [
 NUMBER = len(NAMES)
 
 
-class Page:
-    """The page in the browser."""
-
-    def __init__(self, browser: Chrome, path: Path) -> None:
-        self.browser = browser
-        browser.get(path.as_uri())
-        wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, '#explorer[data-ready="true"]'), "the page")
-        self.settled()
-
-    def settled(self) -> None:
-        """Let what waits for the next frame, or a little longer, happen."""
-        self.browser.execute_async_script("setTimeout(() => requestAnimationFrame(() => arguments[0]()), 90)")
-
-    def find(self, selector: str) -> WebElement:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def text(self, selector: str) -> str:
-        return self.find(selector).text
-
-    def script(self, code: str, *arguments: Any) -> Any:
-        return self.browser.execute_script(code, *arguments)
-
-    def cell(self, row: int, column: int) -> WebElement:
-        return self.find(f'.cell[data-true="{row}"][data-predicted="{column}"]')
-
-    def click(self, element: WebElement) -> None:
-        """With the mouse, at its place."""
-        self.script("arguments[0].scrollIntoView({block: 'center'})", element)
-        ActionChains(self.browser).move_to_element(element).click().perform()
-        self.settled()
-
-    def choose(self, selector: str, value: str) -> None:
-        self.script("arguments[0].scrollIntoView({block: 'center'})", self.find(selector))
-        self.find(f'{selector} option[value="{value}"]').click()
-        self.settled()
-
-    def slide(self, selector: str, value: float) -> None:
-        code = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
-        self.script(code, self.find(selector), value)
-        self.settled()
-
-    def counts(self) -> np.ndarray:
-        """The matrix as a screen reader is told of it."""
-        counts = np.zeros((NUMBER, NUMBER), dtype=int)
-        cells = self.script(
-            "return [...document.querySelectorAll('.cell')].map(cell => [cell.dataset.true, cell.dataset.predicted, "
-            "cell.getAttribute('aria-label')])"
-        )
-        names = list(NAMES)
-        for row, column, label in cells:
-            true, predicted = int(row), int(column)
-            found = re.fullmatch(r"true (.*), predicted (.*): ([\d,]+) samples?", label)
-            assert found and found[1] == names[true] and found[2] == names[predicted]
-            counts[true, predicted] = int(found[3].replace(",", ""))
-        assert len(cells) == NUMBER**2
-        return counts
-
-    def colour(self, row: int, column: int) -> list[int]:
-        """The colour near the corner of a cell, where no text is."""
-        return self.script(
-            "const canvas = document.querySelector('.matrix-canvas'), ratio = devicePixelRatio;"
-            "const cell = arguments[0].getBoundingClientRect(), box = canvas.getBoundingClientRect();"
-            "const place = [cell.left - box.left + 4, cell.top - box.top + 4].map(value => Math.round(value * ratio));"
-            "return [...canvas.getContext('2d').getImageData(...place, 1, 1).data].slice(0, 3)",
-            self.cell(row, column),
-        )
-
-    def cards(self, within: str) -> list[int]:
-        return [int(card.get_attribute("data-row") or -1) for card in self.all(f"{within} .card")]
+def counts_in(page: Page) -> np.ndarray:
+    """The matrix as a screen reader is told of it."""
+    counts = np.zeros((NUMBER, NUMBER), dtype=int)
+    cells = page.script(
+        "return [...document.querySelectorAll('.cell')].map(cell => [cell.dataset.true, cell.dataset.predicted, "
+        "cell.getAttribute('aria-label')])"
+    )
+    for row, column, label in cells:
+        true, predicted = int(row), int(column)
+        found = re.fullmatch(r"true (.*), predicted (.*): ([\d,]+) samples?", label)
+        assert found and found[1] == NAMES[true] and found[2] == NAMES[predicted]
+        counts[true, predicted] = int(found[3].replace(",", ""))
+    assert len(cells) == NUMBER**2
+    return counts
 
 
 def share(successes: int, total: int) -> str:
@@ -167,7 +108,7 @@ def test_nothing_goes_wrong_and_nothing_goes_out(browser: Chrome, page: Page) ->
 
 def test_every_cell_has_its_count_and_its_name(page: Page, table: SampleTable) -> None:
     expected = confusion_matrix(table.true, table.predicted)
-    assert np.array_equal(page.counts(), expected)
+    assert np.array_equal(counts_in(page), expected)
     correct = int((table.true == table.predicted).sum())
     assert page.text("#shown") == f"Test: 800 samples, accuracy {share(correct, 800)}"
 
@@ -289,7 +230,7 @@ def test_classes_stand_in_the_chosen_order(page: Page, table: SampleTable, order
     assert [int(cell.get_attribute("data-predicted") or -1) for cell in cells] == expected
     rows = page.all('.matrix-cells .cell[aria-colindex="1"]')
     assert [int(cell.get_attribute("data-true") or -1) for cell in rows] == expected
-    assert np.array_equal(page.counts(), counts)
+    assert np.array_equal(counts_in(page), counts)
 
 
 def test_the_most_confused_pairs_lead_to_their_cells(page: Page, table: SampleTable) -> None:
@@ -308,7 +249,7 @@ def test_the_matrix_goes_through_the_epochs(page: Page, epochs: list[SampleTable
         page.slide("#epoch", position)
         shown = epochs[position]
         counts = confusion_matrix(shown.true, shown.predicted)
-        assert np.array_equal(page.counts(), counts)
+        assert np.array_equal(counts_in(page), counts)
         accuracy = share(int(counts.trace()), 300)
         assert page.text("#shown") == f"Validation, epoch {position + 1}: 300 samples, accuracy {accuracy}"
         assert "best epoch" in page.text("#details .note")
@@ -320,7 +261,7 @@ def test_the_matrix_goes_through_the_epochs(page: Page, epochs: list[SampleTable
     page.slide("#epoch", 1)
     assert page.find("#curves .marker line").get_attribute("x1") != marker
     page.click(page.find('input[name="stage"][value="val"]'))
-    assert np.array_equal(page.counts(), confusion_matrix(epochs[2].true, epochs[2].predicted))
+    assert np.array_equal(counts_in(page), confusion_matrix(epochs[2].true, epochs[2].predicted))
 
 
 def test_play_ends_at_the_last_epoch(page: Page) -> None:
@@ -338,7 +279,7 @@ def test_abstaining_moves_coverage_accuracy_and_the_matrix(page: Page, table: Sa
     assert page.text("#abstain-coverage") == share(int(kept.sum()), 800)
     assert page.text("#abstain-accuracy") == (share(correct, int(kept.sum())) if kept.any() else "none")
     expected = confusion_matrix(table.true[kept], table.predicted[kept], labels=range(NUMBER)) if kept.any() else 0
-    assert np.array_equal(page.counts(), np.zeros((NUMBER, NUMBER)) + expected)
+    assert np.array_equal(counts_in(page), np.zeros((NUMBER, NUMBER)) + expected)
 
 
 def test_calibration_is_that_of_torchmetrics(page: Page, table: SampleTable) -> None:
@@ -437,7 +378,7 @@ def test_what_is_not_in_the_page_is_said(browser: Chrome, tmp_path: Path) -> Non
     notes = page.text("#notes")
     assert f"Pictures of 80 of {mistakes:,} mistakes and of 20 of {3000 - mistakes:,} other samples" in notes
     assert "Of 3,000 samples 1,000 chosen at random" in notes
-    assert np.array_equal(page.counts(), confusion_matrix(table.true, table.predicted))  # of all
+    assert np.array_equal(counts_in(page), confusion_matrix(table.true, table.predicted))  # of all
     page.click(page.cell(0, 0))
     total = int(((table.true == 0) & (table.predicted == 0)).sum())
     listed = len(page.cards("#details"))
@@ -454,7 +395,7 @@ def test_a_run_without_predictions_still_has_its_matrix(browser: Chrome, tmp_pat
     (run_dir / "predictions" / "test.csv").unlink()
     write_report(run_dir)
     page = Page(browser, run_dir / "report" / "report.html")
-    assert np.array_equal(page.counts(), confusion_matrix(table.true, table.predicted))
+    assert np.array_equal(counts_in(page), confusion_matrix(table.true, table.predicted))
     assert "no predictions" in page.text("#notes")
     page.click(page.cell(0, 1))
     assert "no predictions" in page.text("#details .note")

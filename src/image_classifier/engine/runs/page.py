@@ -1,6 +1,7 @@
 """The page of a run, made from what lies in its directory: one file that needs nothing but itself."""
 
-import base64
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -149,10 +150,8 @@ def read_matrix(run_dir: Path, stage: str) -> Matrix | None:
     """The counts of a stage: those that were saved, or else those of its predictions."""
     path = run_dir / "confusion_matrix" / f"{stage}.csv"
     if path.is_file():
-        from image_classifier.engine.confusion.matrix import from_csv
-
-        counts, names = from_csv(path.read_text())
-        return counts.numpy(), tuple(names)
+        header, *rows = csv.reader(io.StringIO(path.read_text()))
+        return np.array([row[1:] for row in rows], dtype=np.int64), tuple(header[1:])
     table = read_table(run_dir, stage)
     return None if table is None else (table.counts(), table.class_names)
 
@@ -243,11 +242,5 @@ def pack_samples(table: SampleTable, atlas: Atlas | None, limit: int) -> dict[st
         **pack_names([table.samples[row] for row in rows.tolist()]),
     }
     if atlas is not None:
-        packed["atlas"] = {
-            "rows": place[pictures].tolist(),
-            "width": atlas.width,
-            "height": atlas.height,
-            "columns": atlas.columns,
-            "source": f"data:image/webp;base64,{base64.b64encode(atlas.content).decode()}",
-        }
+        packed["atlas"] = atlas.for_page() | {"rows": place[pictures].tolist()}
     return packed

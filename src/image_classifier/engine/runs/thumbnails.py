@@ -1,5 +1,6 @@
 """Small pictures of the samples, all in one picture: which ones, and how they are laid out."""
 
+import base64
 import io
 import json
 from collections.abc import Callable
@@ -26,6 +27,14 @@ class Atlas(NamedTuple):
     height: int
     columns: int  # pictures side by side
     content: bytes  # the file
+
+    def layout(self) -> dict[str, Any]:
+        """All but the file."""
+        return {name: value for name, value in self._asdict().items() if name != "content"}
+
+    def for_page(self) -> dict[str, Any]:
+        """The layout, and the file as a URL that holds it."""
+        return self.layout() | {"source": f"data:image/webp;base64,{base64.b64encode(self.content).decode()}"}
 
 
 def choose_samples(table: SampleTable, limit: int) -> np.ndarray:
@@ -104,8 +113,7 @@ def save_atlas(run_dir: Path, stage: str, atlas: Atlas | None) -> None:
         layout.unlink(missing_ok=True)
         return
     write_atomically(picture, atlas.content)
-    described = {name: value for name, value in atlas._asdict().items() if name != "content"}
-    write_atomically(layout, json.dumps(described) + "\n")
+    write_atomically(layout, json.dumps(atlas.layout()) + "\n")
 
 
 def load_atlas(run_dir: Path, stage: str) -> Atlas | None:

@@ -234,7 +234,10 @@ class MatrixView {
   }
 
   paintTexts(context) {
-    if (this.cell < SMALLEST_TEXT) return;
+    if (this.cell < SMALLEST_TEXT) {
+      if (this.settings.signed && this.cell >= 5) this.paintSigns(context);
+      return;
+    }
     const [[firstRow, lastRow], [firstColumn, lastColumn]] = this.inSight();
     const { scrollLeft, scrollTop } = this.scroller;
     context.save();
@@ -253,6 +256,34 @@ class MatrixView {
         context.globalAlpha = value ? 1 : 0.35;
         context.fillStyle = this.palette.lightness[this.step(value)] > 0.55 ? '#111' : '#fff';
         context.fillText(text, this.left + (column + 0.5) * this.cell - scrollLeft, this.top + (row + 0.5) * this.cell - scrollTop);
+      }
+    }
+    context.restore();
+  }
+
+  /** Where there is no room for numbers, a plus or a minus tells without colour which way a cell went. */
+  paintSigns(context) {
+    const [[firstRow, lastRow]] = this.inSight();
+    const { scrollLeft, scrollTop } = this.scroller;
+    const arm = Math.max(1.5, this.cell * 0.25);
+    context.save();
+    context.beginPath();
+    context.rect(this.left, this.top, this.scroller.clientWidth, this.scroller.clientHeight);
+    context.clip();
+    context.lineWidth = 1;
+    for (let row = firstRow; row < lastRow; row++) {
+      const index = this.order[row];
+      for (let entry = this.matrix.starts[index]; entry < this.matrix.starts[index + 1]; entry++) {
+        const other = this.matrix.columns[entry], value = this.matrix.values[entry];
+        if (!value || (this.settings.hideDiagonal && other === index)) continue;
+        const x = this.left + (this.places[other] + 0.5) * this.cell - scrollLeft;
+        const y = this.top + (row + 0.5) * this.cell - scrollTop;
+        context.strokeStyle = this.palette.lightness[this.step(value)] > 0.55 ? '#111' : '#fff';
+        context.beginPath();
+        context.moveTo(x - arm, y);
+        context.lineTo(x + arm, y);
+        if (value > 0) { context.moveTo(x, y - arm); context.lineTo(x, y + arm); }
+        context.stroke();
       }
     }
     context.restore();

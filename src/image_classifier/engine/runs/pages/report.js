@@ -138,13 +138,10 @@ class Report {
   }
 
   search(text) {
-    const wanted = text.trim().toLowerCase();
-    const exact = this.names.findIndex(name => name.toLowerCase() === wanted);
-    const found = exact >= 0 ? exact : this.names.findIndex(name => name.toLowerCase().includes(wanted));
-    const missing = wanted !== '' && found < 0;
+    const found = findClass(this.names, text), missing = found === -1;
     byId('search').setAttribute('aria-invalid', missing);
     byId('hover').textContent = missing ? `No class has "${text}" in its name` : '';
-    this.view.search(wanted === '' || missing ? null : found);
+    this.view.search(missing ? null : found);
   }
 
   // One cell, one class
@@ -420,13 +417,6 @@ class Report {
       + (suspects.rows.length < suspects.total ? `; the ${suspects.rows.length} surest are listed` : '');
     byId('suspects').replaceChildren(this.rows.gallery(suspects.rows));
   }
-}
-
-/** Cells from the differences between them. */
-function cellsOf(packed) {
-  const cells = unpack(packed);
-  for (let index = 1; index < cells.length; index++) cells[index] += cells[index - 1];
-  return cells;
 }
 
 function reliabilityBins(rows, number = 15) {

@@ -64,6 +64,13 @@ function unpack(text) {
   return Float64Array.from(values);
 }
 
+/** Cells from the differences between them. */
+function cellsOf(packed) {
+  const cells = unpack(packed);
+  for (let index = 1; index < cells.length; index++) cells[index] += cells[index - 1];
+  return cells;
+}
+
 /** A matrix that holds only the cells that are not empty: row r has the entries starts[r] to starts[r + 1]. */
 class SparseMatrix {
   /** Cells are true * size + predicted, ascending. */
@@ -128,6 +135,14 @@ class SparseMatrix {
     });
     return { rows, columns, diagonal, total, correct };
   }
+}
+
+/** Position of a class by its name or a part of it; null for no text, -1 for none. */
+function findClass(names, text) {
+  const wanted = text.trim().toLowerCase();
+  if (wanted === '') return null;
+  const exact = names.findIndex(name => name.toLowerCase() === wanted);
+  return exact >= 0 ? exact : names.findIndex(name => name.toLowerCase().includes(wanted));
 }
 
 /** Write a text to the clipboard, also where the browser offers pages from a file no better way. */
