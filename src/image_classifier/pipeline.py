@@ -38,7 +38,9 @@ from image_classifier.engine.runs.provenance import command_line, git_commit
 from image_classifier.engine.sweeps.objectives import objective_values
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
+from image_classifier.engine.training.last_checkpoint import training_metrics
 from image_classifier.engine.training.overhead import reduce_overhead
+from image_classifier.engine.training.random_states import RandomStates
 from image_classifier.models.classifier import Classifier
 
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -158,7 +160,7 @@ def fit(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule, ckp
             "for example data.batch_size=2"
         ) from error
     epochs = trainer.current_epoch
-    metrics = figures(trainer, "train/", "val/")
+    metrics = rounded(training_metrics(ckpt_path)) | figures(trainer, "train/", "val/")
     if not_validated_yet(trainer):
         # The last epoch had no validation, or the weights were averaged at the very end.
         trainer.validate(model, datamodule, verbose=False)
@@ -197,11 +199,17 @@ def test(trainer: pl.Trainer, model: Classifier, datamodule: ImageDataModule) ->
 
 def figures(trainer: pl.Trainer, *prefixes: str) -> dict[str, float]:
     """The epoch's metrics as plain numbers, with the seven digits that float32 holds."""
-    return {
-        name: float(f"{float(value):.7g}")
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith(prefixes) and not name.endswith("_step")
-    }
+    return rounded(
+        {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(prefixes) and not name.endswith("_step")
+        }
+    )
+
+
+def rounded(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.7g}") for name, value in metrics.items()}
 
 
 def best_checkpoint(trainer: pl.Trainer) -> Path | None:
@@ -326,6 +334,7 @@ def make_trainer(cfg: DictConfig, loggers: list[Any]) -> pl.Trainer:
     callbacks = suitable(callbacks, cfg.trainer, bool(loggers))
     if cfg.confusion_matrix:
         callbacks.append(make(cfg.confusion_matrix, trusted))
+    callbacks.append(RandomStates())
     plugins = [AtomicCheckpointIO(), *(make(plugin, trusted) for plugin in cfg.trainer.get("plugins") or ())]
     trainer: pl.Trainer = make(cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins)
     reduce_overhead(trainer)

@@ -18,12 +18,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from image_classifier.engine import interruption
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import processes as distributed
 from image_classifier.engine.launch.checks import check_config
 from image_classifier.engine.launch.configuration import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
+from image_classifier.engine.launch.output_directory import leave, remove_unused
 from image_classifier.engine.launch.overrides import prepare
+from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.sweeps.job import run_job
 
 __all__ = ["CONFIG_DIR", "PROJECT_ROOT", "eval_command", "predict_command", "train_command"]
@@ -108,7 +111,7 @@ def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> C
 
     def main() -> None:
         try:
-            sys.argv[1:] = prepare(sys.argv[1:])
+            sys.argv[1:] = with_those_of_the_run(prepare(sys.argv[1:]))
         except UserError as error:
             stop(error)
         run_hydra()
@@ -118,8 +121,14 @@ def command(config_name: str, task: Callable[[DictConfig], Any], work: str) -> C
     def start() -> None:
         gc.disable()  # composing and importing make much and drop little; `import_pipeline` switches it on again
         try:
-            lead_or_follow()
+            with interruption.command(silent=distributed.is_follower()):
+                lead_or_follow()
+        except SystemExit as stop:
+            if stop.code not in (None, 0, 1):  # a mistake of the user's, or a signal; 1: there is a log to look at
+                remove_unused()
+            raise
         finally:
+            leave()
             gc.enable()
 
     return start

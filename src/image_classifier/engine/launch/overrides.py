@@ -13,7 +13,7 @@ from image_classifier.engine.errors import UserError
 
 PARSER = OverridesParser.create()
 OVERRIDE = re.compile(r"(?P<key>[^-=](?:\\.|[^=\\])*)=(?P<value>.*)", re.DOTALL)
-PATH_KEYS = re.compile(r"\+{0,2}(data\.root|ckpt_path|input|output|paths\.\w+|hydra\.(run|sweep)\.dir)")
+PATH_KEYS = re.compile(r"\+{0,2}(data\.root|ckpt_path|resume|input|output|paths\.\w+|hydra\.(run|sweep)\.dir)")
 HYDRAS_OWN = re.compile(r"[^\w\-/.+$%*@?|:\\ ]|[^\x00-\x7f]")  # characters that stand for themselves only in quotes
 PIECES = re.compile(
     r"""(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')
