@@ -2,13 +2,14 @@
 
 python benchmarks/epoch.py
 
-Both train the same network on the same images with the same batch size, augmentation, precision and threads,
+Both train the same network on the same images with the same batch size, optimizer, augmentation, precision and threads,
 alternating epoch by epoch within one fit, so that whatever else the machine does hits both.
 """
 
 from common import Row, ratio, write_results
 
 # isort: split
+import inspect
 import statistics
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from torch import Tensor
 
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.data.synthetic import generate_images
@@ -27,7 +29,6 @@ from image_classifier.engine.images.normalization import normalize
 from image_classifier.engine.launch import assembly
 from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
 from image_classifier.engine.launch.preparation import prepare_run
-from image_classifier.engine.training.factories import make_optimizer
 
 EPOCHS = 6  # the first one warms up both
 GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs
@@ -54,28 +55,35 @@ class BareLoop:
         self.dtype = MIXED.get(self.precision)
         if self.dtype is None and self.precision != "32-true":
             raise ValueError(f"expected one of 32-true, {', '.join(MIXED)} but found {self.precision}")
-        # As the pipeline makes it: fused, where there is such a kernel.
-        factory = model.optimization.make_optimizer
-        self.optimizer = make_optimizer(factory, self.net.parameters(), fused=True)
+        self.generator = torch.Generator()  # of the augmentation
+
+    def use(self, optimizer: torch.optim.Optimizer) -> None:
+        """Update the weights by an optimizer with the settings of another."""
+        kind = type(optimizer)
+        takes = inspect.signature(kind).parameters
+        settings = {name: value for name, value in optimizer.defaults.items() if name in takes}
+        self.optimizer = kind(self.net.parameters(), **settings)
 
     def epoch(self) -> None:
-        images, labels = self.datamodule.train_images
         indices = self.datamodule.train_indices
-        augmentation = self.datamodule.augmentation
-        generator = torch.Generator().manual_seed(1)
+        self.generator.manual_seed(1)
         self.net.train()
         for batch in indices[torch.randperm(len(indices))].split(self.batch_size):
-            pictures = images[batch]
-            if augmentation is not None:
-                pictures = augmentation(pictures, generator)
-            pictures = normalize(pictures, self.datamodule.mean, self.datamodule.std)
-            if self.channels_last:
-                pictures = pictures.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
-                loss = self.loss(self.net(pictures), labels[batch])
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            self.step(batch)
+
+    def step(self, batch: Tensor) -> None:
+        images, labels = self.datamodule.train_images
+        pictures = images[batch]
+        if self.datamodule.augmentation is not None:
+            pictures = self.datamodule.augmentation(pictures, self.generator)
+        pictures = normalize(pictures, self.datamodule.mean, self.datamodule.std)
+        if self.channels_last:
+            pictures = pictures.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
+            loss = self.loss(self.net(pictures), labels[batch])
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
 
 
 class Alternate(pl.Callback):
@@ -85,6 +93,9 @@ class Alternate(pl.Callback):
         self.bare = bare
         self.pairs: list[tuple[float, float]] = []
         self.started: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bare.use(trainer.optimizers[0])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.finish()

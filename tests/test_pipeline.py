@@ -161,3 +161,27 @@ def test_batch_normalisation_of_one_image_is_told(train: Callable[..., Path]) ->
 def test_the_shortest_trainings_have_a_schedule_too(train: Callable[..., Path], steps: int) -> None:
     run_dir = train(*PLAIN, "trainer.max_epochs=1", "data.batch_size=8", f"trainer.limit_train_batches={steps}")
     assert json.loads((run_dir / "metrics.json").read_text())["epochs"] == 1
+
+
+def test_shortcuts_change_nothing_that_a_run_leaves_behind(train: Callable[..., Path], tmp_path: Path) -> None:
+    settings = (
+        *("logger=csv", "confusion_matrix=scalar", "trainer.max_epochs=3", "data.batch_size=16"),
+        "data.mirror=true",
+        "data.augmentation={_target_: image_classifier.data.augment.Augmentation, flip: 0.5, shift: 1}",
+        "+metrics.f1={_target_: torchmetrics.classification.MulticlassF1Score}",
+    )
+    runs = {
+        shortcuts: train(*settings, f"shortcuts={shortcuts}", f"paths.run_dir={tmp_path}/{shortcuts}")
+        for shortcuts in ("true", "false")
+    }
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in runs.values()]
+    assert states[0]["lr_schedulers"] == states[1]["lr_schedulers"] and states[0]["global_step"] == 24
+    torch.testing.assert_close(states[0]["state_dict"], states[1]["state_dict"], rtol=0, atol=0)
+    moments = [state["optimizer_states"][0]["state"] for state in states]
+    torch.testing.assert_close(*moments, rtol=0, atol=0)
+    figures = [read_metrics(run) for run in runs.values()]
+    assert all(run.pop("fit_seconds") > 0 for run in figures)
+    assert figures[0] == figures[1] and "test/f1" in figures[0]
+    for name in ("csv/metrics.csv", "confusion_matrix/val.csv", "confusion_matrix/test.csv"):
+        short, own = ((run / name).read_text() for run in runs.values())
+        assert short == own, name

@@ -29,7 +29,7 @@ from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
 from image_classifier.engine.training.factories import refused
 from image_classifier.engine.training.fine_tuning import FrozenStatistics, class_weights, freeze, init_from
 from image_classifier.engine.training.metrics import EpochMetrics
-from image_classifier.engine.training.overhead import reduce_overhead
+from image_classifier.engine.training.shortcuts import take_shortcuts
 
 
 def make_datamodule(cfg: DictConfig) -> Any:
@@ -182,7 +182,8 @@ def make_trainer(
     ]
     plugins = [AtomicCheckpointIO(), *(make(plugin, trusted) for plugin in cfg.trainer.get("plugins") or ())]
     trainer: pl.Trainer = make(cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins)
-    reduce_overhead(trainer)
+    if cfg.get("shortcuts"):
+        take_shortcuts(trainer)
     return trainer
 
 

@@ -137,6 +137,7 @@ CHECKS: dict[str, Check] = {
         "{stem: 0.1}",
     ),
     "model.decay_biases_and_norms": switch(),
+    "shortcuts": switch(),
     "metrics": Check(OmegaConf.is_dict, "names with what each is made of", "{}"),
     "model.compile": switch(),
     "model.channels_last": switch(),
