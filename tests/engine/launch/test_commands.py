@@ -107,7 +107,12 @@ def test_checkpoint_of_another_kind_is_told_in_one_line(
     assert lines[0].startswith("error: expected a checkpoint ")
 
 
-COMMANDS = {"train": commands.train, "eval": commands.evaluate, "predict": commands.predict}
+COMMANDS = {
+    "train": commands.train,
+    "eval": commands.evaluate,
+    "predict": commands.predict,
+    "export": commands.export,
+}
 
 
 def test_predicting_in_several_processes_is_refused(

@@ -11,12 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from image_classifier import commands
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch import commands as cli
 from image_classifier.engine.launch import help as help_page
 from image_classifier.engine.launch.choices import NAMES_ELSEWHERE, check_choices
-from image_classifier.engine.launch.commands import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.engine.launch.yaml_comments import comments, groups, option_files, read_config_file
+from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from tiny import TINY
 
 CONFIGS = Path(CONFIG_DIR)
@@ -222,7 +222,7 @@ def run_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         try:
-            cli.train_command()
+            commands.train()
         except SystemExit as stopped:
             return int(stopped.code or 0)
         return 0
