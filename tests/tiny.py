@@ -21,3 +21,9 @@ TINY = (
     "callbacks.calibration=null",
     "callbacks.sample_images=null",
 )
+
+# An override that keeps a checkpoint of every epoch, epoch_<number from 0>.ckpt.
+EVERY_EPOCH = (
+    "+callbacks.every={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: '${paths.run_dir}/checkpoints', "
+    "filename: 'epoch_{epoch}', auto_insert_metric_name: false, save_top_k: -1, save_on_train_epoch_end: true}"
+)

@@ -30,6 +30,7 @@ from image_classifier.engine.training.convolutions import widen_narrow_images
 from image_classifier.engine.training.factories import refused
 from image_classifier.engine.training.fine_tuning import FrozenStatistics, class_weights, freeze, init_from
 from image_classifier.engine.training.metrics import EpochMetrics
+from image_classifier.engine.training.random_states import RandomStates
 from image_classifier.engine.training.shortcuts import take_shortcuts
 
 
@@ -181,6 +182,7 @@ def make_trainer(
         *suitable([make_callback(settings, trusted, results) for settings in chosen], cfg.trainer, bool(loggers)),
         CheckpointContents(recipe, results),
         FrozenStatistics(),
+        RandomStates(),
     ]
     plugins = [AtomicCheckpointIO(), *(make(plugin, trusted) for plugin in cfg.trainer.get("plugins") or ())]
     trainer: pl.Trainer = make(cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins)
