@@ -77,9 +77,8 @@ def test_resumed_run_ends_where_the_straight_run_ended(train: Callable[..., Path
         "data.batch_size=16",
         "data.mirror=true",  # for the sake of the flips
         "data.augmentation={_target_: image_classifier.data.augment.Augmentation, flip: 0.5, shift: 1}",
-        "+callbacks.last_checkpoint.every_n_train_steps=1",
-        "+callbacks.last_checkpoint.save_top_k=-1",
-        "callbacks.last_checkpoint.filename='{step}'",
+        "+callbacks.every={_target_: pytorch_lightning.callbacks.ModelCheckpoint, filename: '{step}', "
+        "dirpath: '${paths.run_dir}/checkpoints', save_top_k: -1, every_n_train_steps: 1}",
         "callbacks.early_stopping=null",
     )
     straight = train(*settings) / "checkpoints"

@@ -1,12 +1,10 @@
 """Overrides of a run that takes about a second."""
 
+TINY_DATA = ("data=synthetic", "data.num_samples=200", "data.image_size=8", "data.num_classes=4")
+TINY_MODEL = ("model=mlp", "model.net.hidden_sizes=[16]")
 TINY_WITH_DRAWINGS = (
-    "data=synthetic",
-    "data.num_samples=200",
-    "data.image_size=8",
-    "data.num_classes=4",
-    "model=mlp",
-    "model.net.hidden_sizes=[16]",
+    *TINY_DATA,
+    *TINY_MODEL,
     "model.optimizer.lr=0.01",
     "trainer=cpu",
     "trainer.max_epochs=2",
@@ -22,4 +20,10 @@ TINY = (
     "callbacks.misclassified=null",
     "callbacks.calibration=null",
     "callbacks.sample_images=null",
+)
+
+# An override that keeps a checkpoint of every epoch, epoch_<number from 0>.ckpt.
+EVERY_EPOCH = (
+    "+callbacks.every={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: '${paths.run_dir}/checkpoints', "
+    "filename: 'epoch_{epoch}', auto_insert_metric_name: false, save_top_k: -1, save_on_train_epoch_end: true}"
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from image_classifier.engine.interruption import Interrupted
 from image_classifier.engine.runs.provenance import git_commit, within_project
 from image_classifier.engine.runs.results import Results
 
@@ -16,7 +17,7 @@ LEARNING_RATES_AN_EPOCH = 20
 
 
 class Report(pl.Callback):
-    """Writes `<run_dir>/report/report.html` and its pictures when the run is over, or interrupted by Ctrl-C.
+    """Writes `<run_dir>/report/report.html` and its pictures when the run is over, or a signal ended it.
 
     The curves lie in the checkpoints, so those of a resumed run show the epochs before it too.
 
@@ -66,7 +67,7 @@ class Report(pl.Callback):
             self.epochs[-1] |= finite
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self.epochs:
+        if isinstance(exception, KeyboardInterrupt | Interrupted) and trainer.is_global_zero and self.epochs:
             last = {name: value for name, value in self.epochs[-1].items() if name != "epoch"}
             self.write(trainer, last | {"epochs": trainer.current_epoch})
 

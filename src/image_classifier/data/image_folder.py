@@ -100,6 +100,7 @@ class FileLoader(DataLoader):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # not the global one: a resumed run starts other workers than one that went on
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

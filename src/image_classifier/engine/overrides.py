@@ -14,7 +14,7 @@ from image_classifier.engine.errors import UserError
 PARSER = OverridesParser.create()
 OVERRIDE = re.compile(r"(?P<key>[^-=](?:\\.|[^=\\])*)=(?P<value>.*)", re.DOTALL)
 PATH_KEYS = re.compile(
-    r"\+{0,2}(data\.root|ckpt_path|model\.init_from|input|output|paths\.\w+|hydra\.(run|sweep)\.dir)"
+    r"\+{0,2}(data\.root|ckpt_path|resume|model\.init_from|input|output|paths\.\w+|hydra\.(run|sweep)\.dir)"
 )
 HYDRAS_OWN = re.compile(r"[^\w\-/.+$%*@?|:\\ ]|[^\x00-\x7f]")  # characters that stand for themselves only in quotes
 PIECES = re.compile(

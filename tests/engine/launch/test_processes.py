@@ -263,10 +263,12 @@ def test_one_failed_process_ends_the_others(
 
 SLEEPERS = """
 import time
+from image_classifier.engine import interruption
 from image_classifier.engine.launch import processes as distributed
 
 if __name__ == "__main__":
-    distributed.run_in_processes(time.sleep, 60, 2)
+    with interruption.command():
+        distributed.run_in_processes(time.sleep, 60, 2)
 """
 
 

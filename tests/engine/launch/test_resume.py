@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.training.factories import Schedule, Span, make_schedule, refit
-from tiny import TINY
+from tiny import EVERY_EPOCH, TINY
 
 PLAIN = ("logger=none", "confusion_matrix=none", "callbacks.early_stopping=null", "data.batch_size=16")
 
@@ -319,13 +319,11 @@ def test_the_earlier_best_stays_the_best_wherever_the_run_goes_on(
 
 
 def test_a_best_of_another_course_is_set_aside_not_lost(train: Callable[..., Path], tmp_path: Path) -> None:
-    every = ("+callbacks.last_checkpoint.save_top_k=-1", "callbacks.last_checkpoint.filename='epoch_{epoch}'")
-    every += ("+callbacks.last_checkpoint.auto_insert_metric_name=false",)
-    run_dir = train(*PLAIN, *SPOILT, *every)
+    run_dir = train(*PLAIN, *SPOILT, EVERY_EPOCH)
     best = saved(run_dir, "best")
     assert best["epoch"] >= 1
     # From before that best, and into the same directory.
-    train(*PLAIN, *SPOILING, *every, f"ckpt_path={run_dir}/checkpoints/epoch_0.ckpt", f"paths.run_dir={run_dir}")
+    train(*PLAIN, *SPOILING, EVERY_EPOCH, f"ckpt_path={run_dir}/checkpoints/epoch_0.ckpt", f"paths.run_dir={run_dir}")
     (aside,) = (run_dir / "checkpoints").glob("best_before_resume_*.ckpt")
     assert torch.load(aside, weights_only=True)["metrics"] == best["metrics"]
 

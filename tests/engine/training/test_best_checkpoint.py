@@ -16,6 +16,7 @@ from image_classifier.engine.confusion.matrix import from_csv
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.metric_modes import metric_mode
 from image_classifier.engine.sweeps.objectives import optuna_direction
+from tiny import EVERY_EPOCH
 
 PLAIN = (
     "trainer.precision=32-true",
@@ -157,12 +158,10 @@ def test_averaged_weights_are_tested_when_they_were_chosen(
 
 @pytest.mark.parametrize("name", ["ema", "averaging", "swa"])
 def test_a_resumed_run_goes_on_from_the_raw_weights(train: Callable[..., Path], tmp_path: Path, name: str) -> None:
-    settings = (*PLAIN, *NOISY, f"+callbacks.averaging={AVERAGING[name]}")
-    every = ("+callbacks.last_checkpoint.save_top_k=-1", "callbacks.last_checkpoint.filename='epoch_{epoch}'")
-    every += ("+callbacks.last_checkpoint.auto_insert_metric_name=false",)
-    straight = train(*settings, *every, f"paths.run_dir={tmp_path}/straight")
+    settings = (*PLAIN, *NOISY, EVERY_EPOCH, f"+callbacks.averaging={AVERAGING[name]}")
+    straight = train(*settings, f"paths.run_dir={tmp_path}/straight")
     checkpoint = f"ckpt_path={straight}/checkpoints/epoch_2.ckpt"
-    resumed = train(*settings, *every, checkpoint, f"paths.run_dir={tmp_path}/resumed")
+    resumed = train(*settings, checkpoint, f"paths.run_dir={tmp_path}/resumed")
     one, other = (saved(path / "checkpoints" / "epoch_4.ckpt") for path in (straight, resumed))
     for key in ("state_dict", "current_model_state"):
         for weight, expected in one.get(key, {}).items():

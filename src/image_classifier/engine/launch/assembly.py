@@ -26,9 +26,11 @@ from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from image_classifier.engine.training.checkpoint_contents import CheckpointContents
 from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
+from image_classifier.engine.training.convolutions import widen_narrow_images
 from image_classifier.engine.training.factories import refused
 from image_classifier.engine.training.fine_tuning import FrozenStatistics, class_weights, freeze, init_from
 from image_classifier.engine.training.metrics import EpochMetrics
+from image_classifier.engine.training.random_states import RandomStates
 from image_classifier.engine.training.shortcuts import take_shortcuts
 
 
@@ -80,6 +82,7 @@ def make_model(cfg: DictConfig, datamodule: Any, recipe: dict[str, Any] | None =
         settings[part] = without_leftovers(settings[part], f"model.{part}", trusted) if settings.get(part) else None
     own = {key: value for key, value in settings.items() if key not in ("net", "loss", "init_from", "freeze")}
     net = make_network(settings["net"], recipe, trusted, load_weights=not cfg.get("ckpt_path"))
+    widen_narrow_images(net)
     if settings.get("init_from") and not cfg.get("ckpt_path"):
         init_from(net, settings["init_from"])
     freeze(net, settings.get("freeze") or ())
@@ -179,6 +182,7 @@ def make_trainer(
         *suitable([make_callback(settings, trusted, results) for settings in chosen], cfg.trainer, bool(loggers)),
         CheckpointContents(recipe, results),
         FrozenStatistics(),
+        RandomStates(),
     ]
     plugins = [AtomicCheckpointIO(), *(make(plugin, trusted) for plugin in cfg.trainer.get("plugins") or ())]
     trainer: pl.Trainer = make(cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins)

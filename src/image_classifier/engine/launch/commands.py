@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from image_classifier.engine import interruption
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import processes
 from image_classifier.engine.launch.checks import check_config
@@ -24,6 +25,8 @@ from image_classifier.engine.launch.choices import check_choices
 from image_classifier.engine.launch.completion import asks_for_completion, complete
 from image_classifier.engine.launch.configuration import CONFIG_DIR
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
+from image_classifier.engine.launch.output_directory import leave, remove_unused
+from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.overrides import prepare
 from image_classifier.engine.sweeps.job import run_job
 
@@ -50,8 +53,14 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
                 return task(cfg)
             gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
             try:
-                return processes.lead_or_follow(main, start)()
+                with interruption.command(silent=processes.is_follower()):
+                    return processes.lead_or_follow(main, start)()
+            except SystemExit as end:
+                if end.code not in (None, 0, 1):  # a mistake of the user's, or a signal; 1: there is a log to look at
+                    remove_unused()
+                raise
             finally:
+                leave()
                 gc.enable()
 
         @functools.wraps(task)
@@ -64,7 +73,7 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
                 complete(run_hydra, Path(CONFIG_DIR))
                 return
             try:
-                sys.argv[1:] = prepare(sys.argv[1:])
+                sys.argv[1:] = with_those_of_the_run(prepare(sys.argv[1:]))
                 check_choices(sys.argv[1:], Path(CONFIG_DIR))
             except UserError as error:
                 stop(error)

@@ -1,6 +1,9 @@
-"""Makes the directory of a run or a sweep before anything else happens, or says in one line why that cannot be."""
+"""The directory of a run or a sweep: made before anything else happens, for one process alone, and not left behind by
+a start that failed."""
 
 import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,31 +11,110 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from image_classifier.engine import interruption
+from image_classifier.engine.overrides import quoted
+
+LOCK = ".lock"
+# What lies in a directory before a training, a test or a prediction begins; with anything else in it, it is kept.
+BEFORE_THE_START = {".hydra", LOCK, "config.yaml", "tensorboard", "csv", "wandb", "mlruns"}
+
 
 class OutputDirectory(Callback):
     """Hydra callback; in `configs/hydra/default.yaml`."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        make_directory(config, "hydra.run.dir")
+        if directory := make_directory(config, "hydra.run.dir"):
+            lock(directory)
+            interruption.advise(lambda: how_to_go_on(directory))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        make_directory(config, "hydra.sweep.dir")
+        if directory := make_directory(config, "hydra.sweep.dir"):
+            interruption.advise(lambda: f"Go on with: {sweep_again(directory)}")
 
 
-def make_directory(config: DictConfig, key: str) -> None:
+made: list[Path] = []  # the outermost directory that this process has made, and those in it, up to the run's
+locks: list[Any] = []  # held until the process ends
+
+
+def make_directory(config: DictConfig, key: str) -> Path | None:
     path = OmegaConf.select(config, key, throw_on_resolution_failure=False)
     if path is None:
-        return  # Hydra says what is wrong with it
-    reason = ""
+        return None  # Hydra says what is wrong with it
+    reason, directory = "", Path(path).absolute()
     if "${" in path:
         reason = "${ begins an interpolation wherever OmegaConf reads the path again"
+    elif not path.strip():
+        reason = "it is empty"
     else:
         try:
-            Path(path).mkdir(parents=True, exist_ok=True)
+            new = [parent for parent in (*reversed(directory.parents), directory) if not parent.exists()]
+            directory.mkdir(parents=True, exist_ok=True)
+            made.extend(new)
             if not os.access(path, os.W_OK | os.X_OK):
                 reason = "nothing can be written there"
         except OSError as error:
             reason = f"{error.strerror}"
     if reason:
-        print(f"error: expected {key} to be a directory to write to but found {path}: {reason}", file=sys.stderr)
-        sys.exit(2)
+        refuse(f"expected {key} to be a directory to write to but found {path}: {reason}")
+    return directory
+
+
+def lock(directory: Path) -> None:
+    """Refuse a directory that another process is running in. The lock dies with this process."""
+    from filelock import FileLock, Timeout  # here, for it takes longer to import than all else that help needs of ours
+
+    try:
+        locks.append(FileLock(directory / LOCK))
+        locks[-1].acquire(timeout=0)
+    except Timeout:
+        refuse(
+            f"expected a directory that no other process is running in but found {directory}; "
+            "wait for that run, or choose another: hydra.run.dir=DIR"
+        )
+    except (OSError, NotImplementedError):  # a file system without locks
+        locks.pop()
+
+
+def refuse(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def leave() -> None:
+    """At the end of a command: give the directory to others."""
+    while locks:
+        locks.pop().release()
+    made.clear()
+
+
+def remove_unused() -> None:
+    """Remove the directories that this process has made if nothing was trained, tested or predicted in them."""
+    if made and made[-1].is_dir() and not any(is_result(path) for path in made[-1].iterdir()):
+        shutil.rmtree(made[-1], ignore_errors=True)
+        for directory in reversed(made[:-1]):
+            try:
+                directory.rmdir()
+            except OSError:  # not empty: other runs
+                break
+
+
+def is_result(path: Path) -> bool:
+    return path.name not in BEFORE_THE_START and path.suffix != ".log"
+
+
+def how_to_go_on(directory: Path) -> str:
+    """What to type after an interruption of a single run."""
+    if (directory / "checkpoints" / "last.ckpt").is_file():
+        return f"Go on with: {shlex.join(['python', sys.argv[0], quoted('resume', within_cwd(directory))])}"
+    return f"Start again with: {shlex.join(['python', *sys.argv])}"
+
+
+def sweep_again(directory: Path) -> str:
+    """The command by which a sweep goes on in its directory."""
+    own = quoted("hydra.sweep.dir", within_cwd(directory))
+    others = [argument for argument in sys.argv if not argument.startswith("hydra.sweep.dir=")]
+    return shlex.join(["python", *others, own])
+
+
+def within_cwd(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -30,6 +30,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from image_classifier.engine import interruption
 from image_classifier.engine.errors import UserError
 
 if TYPE_CHECKING:  # imported where it is used: most commands never start a process
@@ -165,23 +166,46 @@ def run_in_processes(function: Callable[[Any], Any], argument: Any, processes: i
 
     context = get_context("spawn")
     ranks: list[Rank] = []
-    with reserved_port() as port, termination_as_exit():
+    with reserved_port() as port, interruption.listening():
         try:
-            for rank in range(processes):
-                report, theirs = context.Pipe(duplex=False)
-                arguments = (function, argument, rank, processes, port, theirs)
-                process = context.Process(target=work, args=arguments, name=f"rank {rank}")
-                process.start()
-                ranks.append(Rank(process, report))
-                theirs.close()  # so that the pipe ends when the process does
+            with signals_kept_for_later():
+                for rank in range(processes):
+                    report, theirs = context.Pipe(duplex=False)
+                    arguments = (function, argument, rank, processes, port, theirs)
+                    process = context.Process(target=work, args=arguments, name=f"rank {rank}")
+                    process.start()
+                    ranks.append(Rank(process, report))
+                    theirs.close()  # so that the pipe ends when the process does
             return results(ranks)[0]
-        except (KeyboardInterrupt, SystemExit) as stop:
-            for process, _ in ranks:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGINT)
-            raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
+        except (KeyboardInterrupt, interruption.Interrupted) as stop:
+            pass_on(getattr(stop, "number", signal.SIGINT), ranks)
+            raise
         finally:
             end(ranks)
+
+
+@contextlib.contextmanager
+def signals_kept_for_later() -> Iterator[None]:
+    """Let signals wait: here until the end of the block, in processes that start in it until they can handle them."""
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def pass_on(number: int, ranks: list[Rank]) -> None:
+    """Have the processes end as a signal asks, finishing what they must; a second signal kills them."""
+    for process, _ in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+    try:
+        for process, _ in ranks:
+            process.join()
+    except (KeyboardInterrupt, interruption.Interrupted):
+        for process, _ in ranks:
+            process.kill()
 
 
 def results(ranks: list[Rank]) -> list[Any]:
@@ -227,29 +251,23 @@ def reserved_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-@contextlib.contextmanager
-def termination_as_exit() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that the processes are ended first."""
-    main_thread = threading.current_thread() is threading.main_thread()
-    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield  # somebody else, such as submitit, already decides what it does
-        return
-
-    def leave(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def work(
     function: Callable[[Any], Any], argument: Any, rank: int, processes: int, port: int, report: "Connection"
 ) -> None:
     """What a process of `run_in_processes` does."""
     os.setpgid(0, 0)  # a Ctrl-C goes to the parent, which passes it on exactly once
+    try:
+        with interruption.listening():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+            outcome = outcome_of(function, argument, rank, processes, port)
+            report.send(outcome)
+    except (KeyboardInterrupt, interruption.Interrupted) as stop:
+        sys.exit(128 + getattr(stop, "number", signal.SIGINT))  # the parent, who passed it on, waits for no report
+    sys.exit(2 if outcome.user_error else 1 if outcome.error else 0)
+
+
+def outcome_of(function: Callable[[Any], Any], argument: Any, rank: int, processes: int, port: int) -> Outcome:
+    """Call the function as one of the ranks of a group."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     for key in list(os.environ):  # of a launcher around the parent; these ranks are a group of their own
         if key.startswith("TORCHELASTIC_") or key in ("SLURM_NTASKS", *OUR_LAUNCH):
@@ -258,15 +276,11 @@ def work(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         with quiet(rank > 0):
-            outcome = Outcome(result=function(argument))
+            return Outcome(result=function(argument))
     except UserError as error:
-        outcome = Outcome(user_error=str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)  # the parent, who passed it on, waits for no report
+        return Outcome(user_error=str(error))
     except Exception:
-        outcome = Outcome(error="\n" + traceback.format_exc())
-    report.send(outcome)
-    sys.exit(2 if outcome.user_error else 1 if outcome.error else 0)
+        return Outcome(error="\n" + traceback.format_exc())
 
 
 def end_with_parent() -> None:
@@ -329,7 +343,7 @@ def lead_or_follow(main: Callable[[], None], task: Task) -> Callable[[], None]:
         world_size = outer_world_size()
         if world_size == 1:
             main()
-        elif own_rank() == 0:
+        elif not is_follower():
             lead(connect(world_size), world_size, main)
         else:
             with quiet(True):
@@ -345,6 +359,11 @@ def outer_world_size() -> int:
     if "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         return int(os.environ.get("SLURM_NTASKS", 1))
     return 1
+
+
+def is_follower() -> bool:
+    """Whether another process of torchrun's or srun's speaks for this one."""
+    return outer_world_size() > 1 and own_rank() > 0
 
 
 def set_world(cfg: DictConfig) -> None:
@@ -374,13 +393,18 @@ def connect(world_size: int) -> Any:
 def lead(store: Any, world_size: int, main: Callable[[], None]) -> None:
     global leader
     leader = Leader(store)
+    interrupted = False
     try:
         main()
+    except interruption.Interrupted:
+        interrupted = True  # as all of them are
+        raise
     finally:
         leader.hand_out(NO_MORE)
         followers = [f"rank {rank} is through" for rank in range(1, world_size)]
         with contextlib.suppress(Exception):  # one that failed says nothing
-            store.wait(followers, timedelta(seconds=GRACE))
+            if not interrupted:
+                store.wait(followers, timedelta(seconds=GRACE))
 
 
 def follow(store: Any, task: Task) -> None:

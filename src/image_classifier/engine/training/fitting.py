@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
+from image_classifier.engine.training.last_checkpoint import training_metrics
 
 
 def fit(
@@ -35,7 +36,8 @@ def fit(
     except (ValueError, MisconfigurationException) as error:
         raise told(error, trainer) from error
     epochs = trainer.current_epoch
-    metrics = epoch_metrics(trainer, "train/", "val/")
+    metrics = {name: digits(value) for name, value in training_metrics(ckpt_path).items()}
+    metrics |= epoch_metrics(trainer, "train/", "val/")
     if not_validated_yet(trainer):
         # The last epoch had no validation, or the weights were averaged at the very end.
         trainer.validate(model, datamodule, verbose=False)

@@ -152,7 +152,7 @@ class EpochMetrics(StageCallback):
         self.uncounted.clear()
         totals = self.totals["train"]
         samples = torch.stack([(batch != totals.ignore_index).sum() for batch in targets])  # (steps,)
-        loss_sum = (torch.stack(losses) * samples).sum()
+        loss_sum = (torch.stack(losses).to(totals.loss_sum.dtype) * samples).sum()  # wherever a checkpoint divides them
         totals.update(loss_sum, torch.cat(predicted), torch.cat(targets))
 
     def state_dict(self) -> dict[str, Any]:
