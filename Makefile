@@ -4,7 +4,7 @@ LOCK = $(VENV)/python -m uv pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev data train test lint format bench screenshots lock tensorboard rename clean
+.PHONY: help setup setup-dev data train test lint format bench screenshots lock tensorboard new rename update clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,8 +49,14 @@ tensorboard: setup  ## show all runs in TensorBoard
 screenshots: setup-dev  ## make the README's pictures from a run (ARGS=RUN; default: the latest in outputs/train)
 	$(VENV)/python scripts/screenshots.py $(ARGS)
 
-rename: setup  ## make it yours: make rename NAME=my_project
-	@$(VENV)/python scripts/rename.py "$(NAME)"
+new:  ## start a project of its own: make new NAME=leaf_sorter DEST=../leaf_sorter
+	@$(PYTHON) scripts/new_project.py "$(NAME)" "$(DEST)" --without "$(WITHOUT)"
+
+rename: setup  ## make this clone yours: make rename NAME=my_project [WITHOUT="experiment/best_gpu data/kmnist"]
+	@$(VENV)/python scripts/rename.py "$(NAME)" --without "$(WITHOUT)"
+
+update:  ## bring later changes of the template into a project made from it
+	@$(PYTHON) scripts/update.py $(if $(SOURCE),--source "$(SOURCE)") $(ARGS)
 
 clean:  ## delete outputs and caches (keeps .venv and data)
 	rm -rf outputs .pytest_cache .mypy_cache .ruff_cache

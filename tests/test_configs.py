@@ -35,9 +35,11 @@ def test_option_composes(compose_config: Callable[..., Any], group: str, option:
     assert resolved["monitor"]["metric"]  # type: ignore[index,call-overload]
 
 
-@pytest.mark.parametrize("config_name", ["train", "eval", "predict"])
+@pytest.mark.parametrize("config_name", ["train", "eval", "predict", "export"])
 def test_commands_resolve(compose_config: Callable[..., Any], config_name: str) -> None:
-    mandatory = {"eval": ["ckpt_path=a"], "predict": ["ckpt_path=a", "input=b"]}.get(config_name, [])
+    mandatory = {"eval": ["ckpt_path=a"], "predict": ["ckpt_path=a", "input=b"], "export": ["ckpt_path=a"]}.get(
+        config_name, []
+    )
     cfg = compose_config(*mandatory, config_name=config_name)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 

@@ -1,12 +1,10 @@
 """Overrides of a run that takes about a second."""
 
+TINY_DATA = ("data=synthetic", "data.num_samples=200", "data.image_size=8", "data.num_classes=4")
+TINY_MODEL = ("model=mlp", "model.net.hidden_sizes=[16]")
 TINY_WITH_DRAWINGS = (
-    "data=synthetic",
-    "data.num_samples=200",
-    "data.image_size=8",
-    "data.num_classes=4",
-    "model=mlp",
-    "model.net.hidden_sizes=[16]",
+    *TINY_DATA,
+    *TINY_MODEL,
     "model.optimizer.lr=0.01",
     "trainer=cpu",
     "trainer.max_epochs=2",

@@ -1,4 +1,4 @@
-"""What `train.py`, `eval.py` and `predict.py` start.
+"""What `train.py`, `eval.py`, `predict.py` and `export.py` start.
 
 `pipeline` is imported inside: it brings torch and Lightning, and help and mistakes answer before that.
 """
@@ -33,3 +33,10 @@ def predict(cfg: DictConfig) -> None:
     from image_classifier import pipeline
 
     pipeline.predict(cfg)
+
+
+@command("export", load)
+def export(cfg: DictConfig) -> None:
+    from image_classifier import pipeline
+
+    pipeline.export(cfg)

@@ -1,5 +1,6 @@
-"""Train, evaluate, predict: make the objects that the configuration names, run them, return the metric."""
+"""Train, evaluate, predict, export: make the objects that the configuration names, run them, return the metric."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,6 +9,16 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from image_classifier.engine.checkpoint import load_data, load_model, load_run, read_checkpoint
+from image_classifier.engine.export import (
+    PixelsToProbabilities,
+    export_metadata,
+    export_network,
+    export_paths,
+    first_images,
+)
+from image_classifier.engine.images.normalization import Normalized
+from image_classifier.engine.images.pictures import PictureForm
+from image_classifier.engine.images.unlabelled import PictureBatches, input_pictures
 from image_classifier.engine.launch.assembly import (
     close,
     make_datamodule,
@@ -27,7 +38,7 @@ from image_classifier.engine.runs.results import Results
 from image_classifier.engine.sweeps.objectives import objective_values
 from image_classifier.engine.training.fitting import fit, test
 
-__all__ = ["evaluate", "load_run", "predict", "train"]
+__all__ = ["evaluate", "export", "load_run", "predict", "train"]
 
 
 def train(cfg: DictConfig) -> Any:
@@ -104,16 +115,48 @@ def predict(cfg: DictConfig) -> None:
         UserError: There are no pictures; or, once all others are predicted and written, some cannot be read.
     """
     settle(cfg)
-    paths = predictions.input_pictures(cfg.input)
+    output = Path(cfg.output)
+    predictions.check_output(output)
+    paths = input_pictures(cfg.input)
     checkpoint = read_checkpoint(cfg.ckpt_path, cfg.trusted)
     model, recipe = load_model(checkpoint), checkpoint["recipe"]
     prepare_run(cfg, recipe["precision"])
-    pictures = predictions.PictureBatches(paths, recipe, cfg.batch_size)
+    pictures = PictureBatches(paths, PictureForm.from_recipe(recipe), cfg.batch_size, cfg.decode_threads)
     trainer: pl.Trainer = make(
         cfg.trainer, cfg.trusted, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    batches = trainer.predict(model, pictures, weights_only=True)
-    predictions.report(cast("list[Tensor]", batches), pictures, Path(cfg.output))
+    batches = trainer.predict(model, Normalized(pictures, recipe["mean"], recipe["std"]), weights_only=True)
+    found = predictions.of_pictures(
+        pictures, cast("list[Tensor]", batches), recipe["class_names"], cfg.top_k, cfg.input
+    )
+    predictions.write(found, output, Path(cfg.paths.run_dir))
+    predictions.check_all_read(pictures.unreadable, len(paths), output)
+
+
+def export(cfg: DictConfig) -> None:
+    """Write a checkpoint's network as files that run without this project, each checked on real images.
+
+    Args:
+        cfg: The composed `configs/export.yaml`.
+
+    Raises:
+        UserError: There are no images to check with, or the network cannot be written in a format.
+    """
+    settle(cfg)
+    paths = export_paths(cfg.output, cfg.ckpt_path)
+    checkpoint = read_checkpoint(cfg.ckpt_path, cfg.trusted)
+    model, recipe = load_model(checkpoint), checkpoint["recipe"]
+    batches: Iterable[Tensor]
+    if cfg.input:
+        batches = PictureBatches(input_pictures(cfg.input)[: cfg.check_images], PictureForm.from_recipe(recipe), 256)
+    else:
+        datamodule = load_data(checkpoint, cfg.ckpt_path, cfg.data)
+        datamodule.setup("test")
+        batches = (images for images, _ in datamodule.test_dataloader())
+    images = first_images(batches, cfg.check_images)
+    network = PixelsToProbabilities(model, recipe["mean"], recipe["std"])
+    for path in paths:
+        print(export_network(network, images, path, export_metadata(recipe)), flush=True)
 
 
 def finish_run(cfg: DictConfig, trainer: pl.Trainer, metrics: dict[str, float], results: Results) -> None:

@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from image_classifier import pipeline
+from image_classifier import inference, pipeline
+from image_classifier.engine import former_names
 from image_classifier.engine.checkpoint import allowed_targets, read_checkpoint
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.project import CONFIG_DIR
@@ -130,7 +131,7 @@ def test_every_hostile_recipe_is_refused_wherever_it_hides(good: Path, mark: Pat
     assert tried == len(HOSTILE) * len(PLACES) > 500
 
 
-@pytest.mark.parametrize("way", ["eval", "predict", "train_false", "resume"])
+@pytest.mark.parametrize("way", ["eval", "predict", "export", "load_model", "train_false", "resume"])
 @pytest.mark.parametrize("place", ["model.net", "model.optimizer", "data.augmentation", "anything"])
 def test_every_way_in_refuses(
     good: Path, mark: Path, tmp_path: Path, compose_config: Callable[..., Any], way: str, place: str
@@ -148,9 +149,29 @@ def test_every_way_in_refuses(
             elif way == "predict":
                 output = f"output={tmp_path}/p.csv"
                 pipeline.predict(compose_config(*given, f"input={tmp_path}/a.png", output, config_name="predict"))
+            elif way == "export":
+                pipeline.export(compose_config(*given, f"output={tmp_path}/second/a.pt2", config_name="export"))
+            elif way == "load_model":
+                inference.load_model(tmp_path / "bad.ckpt")
             else:
                 pipeline.train(compose_config(*TINY, *PLAIN, *given, *["train=false"] * (way == "train_false")))
     assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_former_name_of_the_package_opens_no_way(
+    good: Path, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: dict[str, Any]
+) -> None:
+    """A former name stands for the package and is held to the same list, even if it is that of another package."""
+    monkeypatch.setattr(former_names, "FORMER_NAMES", ("leaf_sorter", "os", "torch"))
+    target = hostile["_target_"]
+    if isinstance(target, str):
+        hostile = hostile | {"_target_": target.replace("image_classifier.", "leaf_sorter.")}
+    checkpoint = torch.load(good, weights_only=True)
+    put(checkpoint["recipe"], "anything", marked(hostile, mark))
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match="known networks, data sets and optimizers but found"):
+        read_checkpoint(str(tmp_path / "bad.ckpt"))
 
 
 def test_strings_stay_strings(good: Path, tmp_path: Path, compose_config: Callable[..., Any]) -> None:

@@ -22,6 +22,7 @@ from torch.nn.modules import loss as losses
 from torch.optim import Optimizer, lr_scheduler
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.former_names import renamed
 from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 
 Recipe = dict[str, Any]
@@ -43,6 +44,7 @@ def read_checkpoint(ckpt_path: str, trusted: Collection[str] = ()) -> dict[str, 
     checkpoint = load_file(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("recipe"), dict):
         raise UserError(f"expected a checkpoint written by train.py but found {path}, which holds no recipe")
+    checkpoint["recipe"] = renamed(checkpoint["recipe"])
     check_targets(checkpoint["recipe"], allowed_targets() | frozenset(trusted), path)
     return checkpoint
 

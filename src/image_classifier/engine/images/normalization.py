@@ -1,6 +1,6 @@
 """Pixels as the network sees them, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,3 +18,22 @@ def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     scale = torch.tensor(std, device=images.device).view(-1, 1, 1)
     offset = torch.tensor(mean, device=images.device).view(-1, 1, 1)
     return (images.float() * scale + offset).mul(255).round().clamp(0, 255).byte()
+
+
+class Normalized:
+    """Batches of a single tensor each, normalised, as Lightning's `predict` takes them.
+
+    Args:
+        batches: (B, C, H, W) uint8.
+        mean: Per channel, in units of the full range (0 to 1).
+        std: The same.
+    """
+
+    def __init__(self, batches: Iterable[Tensor], mean: Sequence[float], std: Sequence[float]) -> None:
+        self.batches = batches
+        self.mean = mean
+        self.std = std
+
+    def __iter__(self) -> Iterator[tuple[Tensor]]:
+        for images in self.batches:
+            yield (normalize(images, self.mean, self.std),)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -241,22 +242,58 @@ def read_picture(path: Path, form: PictureForm) -> Tensor:
         UserError: The file is no picture, is cut off or cannot be read.
     """
     try:
-        with Image.open(path) as file:
-            scale_transparent_value(file)
-            # Large JPEGs are decoded at a smaller scale: both sides alike, because EXIF may swap them.
-            file.draft("L" if form.channels == 1 else "RGB", (2 * max(form.width, form.height),) * 2)
-            file.load()
-            turn_upright(file)
-            image = flatten(file, form.channels, form.background)
-            size = (form.width, form.height)
-            fitted = ImageOps.fit(image, size) if form.fit == "crop" else image.resize(size)
+        return decode(path.read_bytes(), form)[0]
     except Exception as error:  # Pillow's plug-ins raise whatever a damaged file leads them to
         reason = str(error) or type(error).__name__
         raise UserError(
             f"expected a picture but found {printable(path)}: {reason}; repair or remove the file"
         ) from None
-    pixels = torch.from_numpy(np.array(fitted))
-    return pixels.unsqueeze(0) if form.channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+class Facts(NamedTuple):
+    """What is known of a picture besides its pixels."""
+
+    width: int  # as stored, before EXIF turns it
+    height: int
+    mode: str  # Pillow's: RGB, L, CMYK, ...
+
+
+def decode(content: bytes | Image.Image, form: PictureForm) -> tuple[Tensor, Facts]:
+    """Decode a picture to a form.
+
+    Args:
+        content: A picture file's bytes, or an image of Pillow's.
+        form: What comes out.
+
+    Returns:
+        (C, H, W) uint8, and what the picture was.
+
+    Raises:
+        Exception: Whatever Pillow's plug-ins raise for damaged content.
+    """
+    if isinstance(content, Image.Image):
+        facts = Facts(*content.size, content.mode)
+        return to_tensor(fitted(flatten(content, form.channels, form.background), form)), facts
+    with Image.open(BytesIO(content)) as file:
+        facts = Facts(*file.size, file.mode)
+        scale_transparent_value(file)
+        # Large JPEGs are decoded at a smaller scale: both sides alike, because EXIF may swap them.
+        file.draft("L" if form.channels == 1 else "RGB", (2 * max(form.width, form.height),) * 2)
+        file.load()
+        turn_upright(file)
+        return to_tensor(fitted(flatten(file, form.channels, form.background), form)), facts
+
+
+def fitted(image: Image.Image, form: PictureForm) -> Image.Image:
+    """Bring an image of mode L or RGB to the size of a form."""
+    size = (form.width, form.height)
+    return ImageOps.fit(image, size) if form.fit == "crop" else image.resize(size)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """(C, H, W) uint8 of an image of mode L or RGB."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
 def scale_transparent_value(file: ImageFile.ImageFile) -> None:

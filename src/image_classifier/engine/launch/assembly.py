@@ -27,6 +27,7 @@ from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from image_classifier.engine.training.checkpoint_contents import CheckpointContents
 from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
+from image_classifier.engine.training.convolutions import widen_narrow_images
 from image_classifier.engine.training.factories import refused
 from image_classifier.engine.training.fine_tuning import FrozenStatistics, class_weights, freeze, init_from
 from image_classifier.engine.training.metrics import EpochMetrics
@@ -82,6 +83,7 @@ def make_model(cfg: DictConfig, datamodule: Any, recipe: dict[str, Any] | None =
         settings[part] = without_leftovers(settings[part], f"model.{part}", trusted) if settings.get(part) else None
     own = {key: value for key, value in settings.items() if key not in ("net", "loss", "init_from", "freeze")}
     net = make_network(settings["net"], recipe, trusted, load_weights=not cfg.get("ckpt_path"))
+    widen_narrow_images(net)
     if settings.get("init_from") and not cfg.get("ckpt_path"):
         init_from(net, settings["init_from"])
     freeze(net, settings.get("freeze") or ())

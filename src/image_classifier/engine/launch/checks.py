@@ -95,6 +95,10 @@ def switch() -> Check:
 
 CHECKS: dict[str, Check] = {
     "seed": Check(lambda value: is_whole(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295", 1),
+    "top_k": whole(1, 3),
+    "batch_size": whole(1, 256),
+    "decode_threads": whole(1, 4),
+    "check_images": whole(1, 256),
     "train": switch(),
     "test": switch(),
     "monitor.metric": Check(

@@ -23,6 +23,8 @@ from image_classifier.engine.disk import writing_to
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import processes
 from image_classifier.engine.launch.checks import check_config
+from image_classifier.engine.launch.choices import check_choices
+from image_classifier.engine.launch.completion import asks_for_completion, complete
 from image_classifier.engine.launch.configuration import CONFIG_DIR
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
 from image_classifier.engine.launch.output_directory import leave, remove_unused
@@ -70,11 +72,21 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
             return perform(cfg, start, load, one_process)
 
         def main() -> None:
+            run_hydra = hydra.main(CONFIG_DIR, config_name, execution_whitelist=EXECUTION_WHITELIST)(perform_task)
+            if asks_for_completion(sys.argv[1:]):
+                complete(run_hydra, Path(CONFIG_DIR))
+                return
             try:
                 sys.argv[1:] = with_those_of_the_run(prepare(sys.argv[1:]))
+                check_choices(sys.argv[1:], Path(CONFIG_DIR))
             except UserError as error:
                 stop(error)
-            hydra.main(CONFIG_DIR, config_name, execution_whitelist=EXECUTION_WHITELIST)(perform_task)()
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                from image_classifier.engine.launch.help import print_help
+
+                print_help(config_name, sys.argv[1:])
+                return
+            run_hydra()
 
         return start
 

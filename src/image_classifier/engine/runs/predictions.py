@@ -1,121 +1,262 @@
-"""Predictions for picture files: reading the pictures, writing the table."""
+"""Predictions for pictures: a table as CSV, JSON or Parquet, and where folders tell the classes a confusion matrix."""
 
 import csv
-import glob
 import io
-import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
+from image_classifier.engine.confusion.matrix import overall_metrics, to_csv
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.normalization import normalize
-from image_classifier.engine.images.pictures import (
-    PictureForm,
-    describe_skipped,
-    find_pictures,
-    printable,
-    read_picture,
-)
+from image_classifier.engine.images.pictures import printable
+from image_classifier.engine.images.unlabelled import PictureBatches, true_classes
 from image_classifier.engine.runs.files import write_atomically
+from image_classifier.engine.runs.summary import confused_table
 
 ROWS_SHOWN = 10
 
-
-def input_pictures(pattern: str) -> list[Path]:
-    """The picture files that a file name, a directory or a pattern with `*`, `**` and `?` names.
-
-    Raises:
-        UserError: It names none.
-    """
-    path = Path(pattern)
-    if path.is_dir():
-        skipped: Counter[str] = Counter()
-        paths = find_pictures(path, skipped)
-        if told := describe_skipped(skipped):
-            print(f"{len(paths)} pictures in {path}; {told}", flush=True)
-    elif path.is_file():
-        paths = [path]
-    else:
-        matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  # pathlib takes no absolute patterns
-        paths = sorted(found for found in map(Path, matches) if found.is_file())
-    if not paths:
-        raise UserError(f"expected pictures but found none at {pattern}; give a picture, a folder or a pattern: input=")
-    return paths
+Row = dict[str, Any]
 
 
-class PictureBatches:
-    """Normalised batches of the pictures that can be read.
+@dataclass
+class Predictions:
+    """What a network says of N pictures.
 
     Args:
-        paths: Picture files.
-        recipe: A checkpoint's recipe: image shape, mean, standard deviation, class names.
-        batch_size: Pictures a batch.
+        files: N names.
+        probabilities: (N, K) float, each row sums to 1.
+        class_names: K names.
+        true: N positions in `class_names`, None where the class is not known; None when no class is.
+        top_k: How many classes are listed for each picture, most probable first.
     """
 
-    def __init__(self, paths: Sequence[Path], recipe: dict[str, Any], batch_size: int) -> None:
-        self.paths = paths
-        self.recipe = recipe
-        self.batch_size = batch_size
-        self.form = PictureForm.from_recipe(recipe)
-        self.read: list[Path] = []
-        self.unreadable: list[Path] = []
+    files: Sequence[str]
+    probabilities: Tensor
+    class_names: Sequence[str]
+    true: Sequence[int | None] | None = None
+    top_k: int = 1
 
-    def __iter__(self) -> Iterator[tuple[Tensor]]:
-        for start in range(0, len(self.paths), self.batch_size):
-            images = [image for path in self.paths[start : start + self.batch_size] for image in self.try_to_read(path)]
-            if images:
-                yield (normalize(torch.stack(images), self.recipe["mean"], self.recipe["std"]),)
-
-    def try_to_read(self, path: Path) -> list[Tensor]:
-        try:
-            image = read_picture(path, self.form)
-        except UserError as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            self.unreadable.append(path)
+    @cached_property
+    def ranked(self) -> list[list[int]]:
+        """The `top_k` most probable classes of each picture; of equal ones the first, as argmax has it."""
+        if not len(self.probabilities):
             return []
-        self.read.append(path)
-        return [image]
+        return self.probabilities.argsort(dim=1, descending=True, stable=True)[:, : self.top_k].tolist()
+
+    @cached_property
+    def values(self) -> list[list[float]]:
+        return [[round(value, 6) for value in row] for row in self.probabilities.tolist()]
+
+    def rows(self) -> list[Row]:
+        """A flat row for each picture: file, true class where known, the likeliest ones, probability of each class."""
+        names = column_names(self.class_names, self.fixed_columns())
+        rows = []
+        for position, file in enumerate(self.files):
+            values = self.values[position]
+            row: Row = {"file": file}
+            if self.true is not None:
+                row["true"] = self.true_name(position)
+            for rank, label in enumerate(self.ranked[position], 1):
+                suffix = "" if rank == 1 else f"_{rank}"
+                row |= {f"predicted{suffix}": self.class_names[label], f"confidence{suffix}": values[label]}
+            rows.append(row | dict(zip(names, values, strict=True)))
+        return rows
+
+    def fixed_columns(self) -> list[str]:
+        ranks = ["", *(f"_{rank}" for rank in range(2, self.top_k + 1))]
+        of_ranks = [f"{name}{rank}" for rank in ranks for name in ("predicted", "confidence")]
+        return ["file", *(["true"] if self.true is not None else []), *of_ranks]
+
+    def records(self) -> list[Row]:
+        """The same, nested, for JSON: class names stay keys of their own."""
+        return [
+            {
+                "file": file,
+                **({"true": self.true_name(position)} if self.true is not None else {}),
+                "predicted": [
+                    {"class": self.class_names[label], "probability": self.values[position][label]}
+                    for label in self.ranked[position]
+                ],
+                "probabilities": dict(zip(self.class_names, self.values[position], strict=True)),
+            }
+            for position, file in enumerate(self.files)
+        ]
+
+    def true_name(self, position: int) -> str | None:
+        label = self.true[position] if self.true is not None else None
+        return None if label is None else self.class_names[label]
+
+    def counts(self) -> Tensor | None:
+        """(K, K) int64 of the pictures whose class is known, rows true, columns predicted; None without any."""
+        if self.true is None:
+            return None
+        number = len(self.class_names)
+        pairs = [
+            true * number + ranked[0] for true, ranked in zip(self.true, self.ranked, strict=True) if true is not None
+        ]
+        return torch.bincount(torch.tensor(pairs, dtype=torch.int64), minlength=number**2).view(number, number)
 
 
-def report(batches: Sequence[Tensor], pictures: PictureBatches, output: Path) -> None:
-    """Write the predictions and show the first ones.
+def of_pictures(
+    pictures: PictureBatches, batches: Sequence[Tensor], class_names: Sequence[str], top_k: int, source: str
+) -> Predictions:
+    """Bring together what was read and what the network said of it.
 
     Args:
-        batches: (B, K) class probabilities of the pictures that were read.
-        pictures: Those pictures.
-        output: CSV file: file, predicted class, confidence, probability of each class.
+        pictures: The pictures, after they were read.
+        batches: (B, K) probabilities of those that could be.
+        class_names: K names.
+        top_k: As in `Predictions`; at most K.
+        source: What named the pictures; where it is a folder, its folders may tell the classes.
+    """
+    probabilities = torch.cat(list(batches)).float().cpu() if batches else torch.empty(0, len(class_names))
+    paths = [pictures.paths[index] for index in pictures.decoded]
+    true = true_classes(paths, Path(source), class_names)
+    return Predictions(
+        [printable(path) for path in paths], probabilities, class_names, true, min(top_k, len(class_names))
+    )
+
+
+def column_names(class_names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Names for the columns of the classes, told apart from the others: a class may be called "file"."""
+    names: list[str] = []
+    for name in class_names:
+        while name in taken or name in names:
+            name = f"probability of {name}"
+        names.append(name)
+    return names
+
+
+def write_csv(predictions: Predictions, path: Path) -> None:
+    text = io.StringIO()
+    rows = predictions.rows()
+    columns = predictions.fixed_columns()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, *column_names(predictions.class_names, columns)])
+    for row in rows:
+        writer.writerow(
+            ["" if cell is None else f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row.values()]
+        )
+    write_atomically(path, text.getvalue())
+
+
+def write_json(predictions: Predictions, path: Path) -> None:
+    lines = [json.dumps(record, ensure_ascii=False) for record in predictions.records()]
+    write_atomically(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def write_parquet(predictions: Predictions, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    columns = predictions.fixed_columns()
+    fields = [pa.field(name, pa.float32() if name.startswith("confidence") else pa.string()) for name in columns]
+    fields += [pa.field(name, pa.float32()) for name in column_names(predictions.class_names, columns)]
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pa.Table.from_pylist(predictions.rows(), schema=pa.schema(fields)), content)
+    write_atomically(path, content.getvalue())
+
+
+WRITERS: dict[str, Callable[[Predictions, Path], None]] = {
+    ".csv": write_csv,
+    ".json": write_json,
+    ".parquet": write_parquet,
+}
+
+
+def check_output(output: Path) -> None:
+    """See that predictions can be written in the format that a file's suffix names.
 
     Raises:
-        UserError: Some pictures could not be read. The file is written all the same.
+        UserError: They cannot.
     """
-    class_names = pictures.recipe["class_names"]
-    probabilities = torch.cat(list(batches)) if batches else torch.empty(0, len(class_names))
-    rows = [
-        [printable(path), class_names[int(row.argmax())], *(f"{value:.6f}" for value in (row.max(), *row))]
-        for path, row in zip(pictures.read, probabilities.cpu(), strict=True)
-    ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "predicted", "confidence", *class_names])
-    writer.writerows(rows)
-    write_atomically(output, text.getvalue())
-    table = Table("file", "predicted", "confidence", title=f"{len(rows)} predictions", title_justify="left")
-    for row in rows[:ROWS_SHOWN]:
-        table.add_row(*row[:3])
-    if len(rows) > ROWS_SHOWN:
-        table.add_row("...", "", "")
-    console = Console(markup=False, emoji=False)
-    console.print(table)
-    console.print(f"All predictions: {output}", soft_wrap=True, highlight=False)
-    if pictures.unreadable:
+    if output.suffix not in WRITERS:
         raise UserError(
-            f"expected {len(pictures.paths)} pictures but {len(pictures.unreadable)} could not be read "
-            f"and have no row in {output}: {', '.join(map(str, pictures.unreadable))}"
+            f"expected output to end with one of {', '.join(WRITERS)} but found {output}; "
+            f"for example output={output.with_suffix('.csv') if output.name else 'predictions.csv'}"
+        )
+    if output.suffix == ".parquet":
+        try:
+            import pyarrow as pa  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "expected the package pyarrow, which writes Parquet, but found none; install it: "
+                f".venv/bin/python -m uv pip install pyarrow, or type output={output.with_suffix('.csv')}"
+            ) from None
+
+
+def write(predictions: Predictions, output: Path, run_dir: Path) -> None:
+    """Write the predictions, and the confusion matrix where classes are known; show the first rows.
+
+    Args:
+        predictions: The predictions.
+        output: A file; its suffix says the format.
+        run_dir: Where the confusion matrix goes, as `confusion_matrix/predict.csv` and `.png`.
+    """
+    WRITERS[output.suffix](predictions, output)
+    console = Console(emoji=False)
+    console.print(first_rows(predictions))
+    counts = predictions.counts()
+    if counts is not None:
+        write_matrix(counts, predictions, run_dir / "confusion_matrix", console)
+    say(console, f"All predictions: {output}")
+
+
+def first_rows(predictions: Predictions) -> Table:
+    columns = predictions.fixed_columns()
+    table = Table(title=f"{len(predictions.files)} predictions", title_justify="left")
+    for column in columns:
+        table.add_column(Text(column))
+    for row in predictions.rows()[:ROWS_SHOWN]:
+        cells = (row[column] for column in columns)
+        table.add_row(*(Text(f"{cell:.6f}" if isinstance(cell, float) else str(cell or "")) for cell in cells))
+    if len(predictions.files) > ROWS_SHOWN:
+        table.add_row("...")
+    return table
+
+
+def write_matrix(counts: Tensor, predictions: Predictions, directory: Path, console: Console) -> None:
+    from image_classifier.engine.figures.confusion_matrix import draw_confusion_matrix  # slow to import
+
+    figures = overall_metrics(counts)
+    total = int(counts.sum())
+    title = f"accuracy {figures['accuracy']:.2%}"
+    write_atomically(directory / "predict.csv", to_csv(counts, predictions.class_names))
+    picture = io.BytesIO()
+    Image.fromarray(draw_confusion_matrix(counts, predictions.class_names, title=title)).save(picture, "PNG")
+    write_atomically(directory / "predict.png", picture.getvalue())
+    if int(counts.diagonal().sum()) < total:
+        console.print(confused_table(counts, tuple(predictions.class_names), limit=5))
+    others = f" of {len(predictions.files)}" if total < len(predictions.files) else ""
+    say(
+        console,
+        f"Accuracy: {figures['accuracy']:.4f}, balanced {figures['balanced_acc']:.4f}, by the folders of "
+        f"{total}{others} pictures; matrix: {directory / 'predict.png'}",
+    )
+
+
+def say(console: Console, message: str) -> None:
+    console.print(message, soft_wrap=True, highlight=False, markup=False)
+
+
+def check_all_read(unreadable: Sequence[Path], total: int, output: Path) -> None:
+    """Say at the end which pictures have no row.
+
+    Raises:
+        UserError: There are some.
+    """
+    if unreadable:
+        raise UserError(
+            f"expected {total} pictures but {len(unreadable)} could not be read "
+            f"and have no row in {output}: {', '.join(map(str, unreadable))}"
         )

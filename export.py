@@ -1,0 +1,4 @@
+from image_classifier.commands import export
+
+if __name__ == "__main__":
+    export()
