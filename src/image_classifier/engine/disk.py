@@ -19,11 +19,12 @@ LEAST = 2**20  # bytes that a run writes before it trains
 
 
 @contextmanager
-def writing_to(directory: Path) -> Iterator[None]:
+def writing_to(directory: Path, output: Path | None = None) -> Iterator[None]:
     """Tell an error of the disk that a run writes to in one line; all other errors stay themselves.
 
     Args:
         directory: Of the run.
+        output: A file that is written elsewhere.
 
     Raises:
         UserError: The disk is full, read-only or gone.
@@ -32,7 +33,8 @@ def writing_to(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         path = Path(error.filename) if isinstance(error.filename, str) else directory
-        if error.errno in DISK or (error.errno in PLACE and error.filename and path.is_relative_to(directory)):
+        ours = path.is_relative_to(directory) or (output is not None and output.is_relative_to(path))
+        if error.errno in DISK or (error.errno in PLACE and error.filename and ours):
             raise UserError(
                 f"expected {path} to be written but found: {error.strerror}; make room or choose another disk with "
                 f"hydra.run.dir=DIR{how_to_go_on(directory)}"

@@ -7,13 +7,15 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.checks import CHECKS, check_config
+from image_classifier.engine.launch.checks import CHECKS, REQUIRED, check_config
 
 WRONG: dict[str, list[Any]] = {
     "seed": [-1, 2**32, 1.5, "one", True],
     "monitor.metric": [3, True, "acc", "train/loss"],
     "trainer.max_epochs": [0, -2, 1.5, "many", True],
     "trainer.barebones": [True],
+    "trainer.val_check_interval": [0, -1, 1.5, True],
+    "callbacks.last_checkpoint.every_minutes": [0, -1, "often", True],
     "monitor.mode": ["maximum", "MAX"],
     "data.num_classes": [1, 0, 2.5],
     "data.imbalance": [0.5, -1, "much"],
@@ -87,7 +89,16 @@ def test_the_default_configuration_is_accepted(compose_config: Callable[..., Dic
 @pytest.mark.parametrize("key", CHECKS)
 def test_a_setting_that_is_not_there_is_not_missed(key: str) -> None:
     check_config(OmegaConf.create({}))
-    check_config(OmegaConf.create({"ckpt_path": "a.ckpt", key.split(".")[0]: None}))
+    group = key.split(".")[0]
+    if group not in REQUIRED:
+        check_config(OmegaConf.create({"ckpt_path": "a.ckpt", group: None}))
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_setting_that_is_needed_is_told(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"expected a value for {key} but found {value!r}"):
+        check_config(config_with(key, value))
 
 
 def test_train_false_needs_a_checkpoint(compose_config: Callable[..., DictConfig]) -> None:

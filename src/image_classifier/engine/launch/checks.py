@@ -142,7 +142,11 @@ CHECKS: dict[str, Check] = {
     ),
     "model.decay_biases_and_norms": switch(),
     "shortcuts": switch(),
-    "metrics": Check(OmegaConf.is_dict, "names with what each is made of", "{}"),
+    "metrics": Check(
+        lambda value: OmegaConf.is_dict(value) and all(OmegaConf.is_dict(metric) for metric in value.values()),
+        "names with what each is made of",
+        "{}",
+    ),
     "model.compile": switch(),
     "model.channels_last": switch(),
     "model.test_time_flip": switch(),
@@ -163,10 +167,42 @@ CHECKS: dict[str, Check] = {
         lambda value: value is False, "false, for without metrics there is no best checkpoint", "false"
     ),
     "trainer.log_every_n_steps": whole(1, 50),
+    "trainer.gradient_clip_val": at_least(0, 1.0),
+    "trainer.gradient_clip_algorithm": one_of("norm", "value"),
+    "trainer.accumulate_grad_batches": whole(1, 2),
+    "trainer.num_sanity_val_steps": whole(-1, 2),
+    "trainer.check_val_every_n_epoch": whole(1, 1),
+    "trainer.val_check_interval": Check(
+        lambda value: (
+            isinstance(value, str) or (is_whole(value) and value >= 1) or (is_number(value) and 0 < value <= 1)
+        ),
+        "a number of batches of at least 1, a fraction of an epoch from 0.0 to 1.0, or a time",
+        0.5,
+    ),
+    "callbacks.early_stopping.patience": whole(0, 5),
+    "callbacks.model_checkpoint.save_top_k": whole(-1, 1),
+    "callbacks.last_checkpoint.every_minutes": Check(
+        lambda value: is_number(value) and value > 0, "a number of minutes above 0, or null", 5
+    ),
+    "callbacks.last_checkpoint.every_n_steps": whole(1, 1000),
     "trainer.limit_train_batches": limit(),
     "trainer.limit_val_batches": limit(),
     "trainer.limit_test_batches": limit(),
 }
+
+
+# Settings that a command cannot do without, where it has them.
+REQUIRED = (
+    *("seed", "data", "model", "trainer", "model.net", "model.net._target_", "model.optimizer", "data._target_"),
+    *("trainer.accelerator", "trainer.devices", "trainer.max_epochs", "model.optimizer._target_", "data.batch_size"),
+    *("data.num_classes", "data.num_samples", "data.image_size", "monitor.metric", "batch_size", "top_k"),
+    *("check_images",),
+)
+OF_A_CHECKPOINT = ("evaluate", "eval", "predict", "export")  # commands that need one, and an output
+
+
+def required_is_there(value: Any) -> bool:
+    return value is not None and value != ""
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -178,12 +214,22 @@ def check_config(cfg: DictConfig) -> None:
     if missing := OmegaConf.missing_keys(cfg):
         key = min(missing)
         raise UserError(f"expected a value for {key} but found none; add {key}=VALUE")
+    for key in REQUIRED:
+        parent, _, name = key.rpartition(".")
+        holder = OmegaConf.select(cfg, parent) if parent else cfg
+        if OmegaConf.is_dict(holder) and name in holder and not required_is_there(holder[name]):
+            raise UserError(f"expected a value for {key} but found {holder[name]!r}; leave {key} out, or give it one")
     for key, check in CHECKS.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and not check.accepts(value):
             raise UserError(
                 f"expected {key} to be {check.expected} but found {value!r}; for example {key}={check.example}"
             )
+    if cfg.get("command") in OF_A_CHECKPOINT and not required_is_there(cfg.get("ckpt_path")):
+        raise UserError(f"expected ckpt_path to be a checkpoint but found {cfg.get('ckpt_path')!r}; add ckpt_path=FILE")
+    for key, example in (("input", "PICTURES"), ("output", "predictions.csv")):
+        if cfg.get("command") == "predict" and not required_is_there(cfg.get(key)):
+            raise UserError(f"expected {key} to be a path but found {cfg.get(key)!r}; for example {key}={example}")
     check_together(cfg)
     if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
         raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")

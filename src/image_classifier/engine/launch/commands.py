@@ -28,6 +28,7 @@ from image_classifier.engine.launch.completion import asks_for_completion, compl
 from image_classifier.engine.launch.configuration import CONFIG_DIR
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
 from image_classifier.engine.launch.output_directory import leave, remove_unused
+from image_classifier.engine.launch.refusals import refusals_in_short, work_begins
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.overrides import prepare
 from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
@@ -52,7 +53,8 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
         def start(cfg: DictConfig | None = None) -> Any:
             if cfg is not None:
                 import_once(load)
-                with writing_to(Path(OmegaConf.select(cfg, "paths.run_dir") or ".")):
+                output = OmegaConf.select(cfg, "output")
+                with writing_to(Path(OmegaConf.select(cfg, "paths.run_dir") or "."), Path(output) if output else None):
                     return task(cfg)
             logging.raiseExceptions = False  # a log file on a full disk: that is told by whoever else writes there
             gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
@@ -86,7 +88,8 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
 
                 print_help(config_name, sys.argv[1:])
                 return
-            run_hydra()
+            with refusals_in_short():
+                run_hydra()
 
         return start
 
@@ -110,13 +113,23 @@ def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: 
         return processes.run(task, cfg)
 
     hydra_cfg = HydraConfig.get()
+    is_first = work_begins()
     if hydra_cfg.mode == RunMode.MULTIRUN:
+        if is_first:  # a sweep whose first job is a mistake has not begun; later ones fail alone
+            stop_if_wrong(cfg)
         import_once(load)  # before the clock of the first job starts
         return run_job(cfg, check_and_work)
     if chosen := hydra_cfg.runtime.choices.get("sweep"):
         print(f"One run only: add -m to sweep over what sweep={chosen} says", file=sys.stderr)
     try:
         return check_and_work(cfg)
+    except UserError as error:
+        stop(error)
+
+
+def stop_if_wrong(cfg: DictConfig) -> None:
+    try:
+        check_config(cfg)
     except UserError as error:
         stop(error)
 

@@ -18,6 +18,7 @@ from image_classifier.engine.overrides import quoted
 LOCK = ".lock"
 # What lies in a directory before a training, a test or a prediction begins; with anything else in it, it is kept.
 BEFORE_THE_START = {".hydra", LOCK, "config.yaml", "tensorboard", "csv", "wandb", "mlruns"}
+BEFORE_THE_START |= {"multirun.yaml", "job.json", "sweep_summary.csv", "sweep_summary.md", "sweep_summary.png"}
 
 
 class OutputDirectory(Callback):
@@ -102,8 +103,9 @@ def remove_unused() -> None:
 
 
 def is_result(path: Path) -> bool:
-    holds_files = not path.is_dir() or any(not found.is_dir() for found in path.rglob("*"))
-    return path.name not in BEFORE_THE_START and path.suffix != ".log" and holds_files
+    if path.name in BEFORE_THE_START or path.suffix == ".log":
+        return False
+    return not path.is_dir() or any(is_result(inner) for inner in path.iterdir())
 
 
 def how_to_go_on(directory: Path) -> str:

@@ -1,0 +1,69 @@
+"""What Hydra says against a command line, in the form of all other mistakes: status 2, at most three lines."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+# Lines that say nothing, or that would be wrong advice: a mistyped key is not cured by `+`.
+NOISE = re.compile(
+    r"\s*(To append to your config|full_key:|object_type=|See https?:|Set the environment variable|provider=|"
+    r"Config search path|'?\S*' was specified|reference_type=)|Error when parsing index: \d+, string: "
+)
+LAST_OF_TRACEBACK = re.compile(r"^[\w.]+(?:Error|Exception|Interrupt|Type)?: (?P<message>.+)$", re.MULTILINE)
+
+
+class Composing:
+    """Whether a command of this process is still being composed, and what was printed to stderr meanwhile."""
+
+    errors: io.StringIO | None = None
+    terminal: TextIO | None = None
+
+
+composing = Composing()
+
+
+def work_begins() -> bool:
+    """Called when the configuration is there: what is printed from here on is no refusal. Whether it was the first."""
+    if composing.errors is None:
+        return False
+    held, composing.errors = composing.errors.getvalue(), None
+    sys.stderr = composing.terminal
+    print(held, end="", file=sys.stderr)
+    return True
+
+
+@contextlib.contextmanager
+def refusals_in_short() -> Iterator[None]:
+    """Around Hydra: where it ends a command before any work has begun, its message is shortened and the status is 2."""
+    composing.errors, composing.terminal = io.StringIO(), sys.stderr
+    sys.stderr = composing.errors
+    try:
+        yield
+    except SystemExit as end:
+        refused = end.code == 1 and composing.errors is not None
+        held = composing.errors.getvalue() if composing.errors is not None else ""
+        if refused:
+            composing.errors = None
+            sys.stderr = composing.terminal
+            print(f"error: {shortened(held)}", file=sys.stderr)
+            sys.exit(2)
+        raise
+    finally:
+        work_begins()
+
+
+def shortened(text: str) -> str:
+    """A message of Hydra's or OmegaConf's without what does not help, in at most three lines."""
+    if "Traceback (most recent call last)" in text:
+        messages = LAST_OF_TRACEBACK.findall(text)
+        return f"{messages[-1] if messages else text.strip().splitlines()[-1]} (HYDRA_FULL_ERROR=1 shows where)"
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not NOISE.match(line)]
+    if any(line.startswith("Available options in") for line in lines):
+        at = next(number for number, line in enumerate(lines) if line.startswith("Available options in"))
+        lines = [*lines[:at], f"{lines[at]} {', '.join(lines[at + 1 :])}"]
+    if lines and lines[0].startswith("Could not override") and len(lines) > 1:
+        lines = lines[1:]  # the next says why
+    return "\n".join(lines[:3]) or "Hydra refused the command line and did not say why"

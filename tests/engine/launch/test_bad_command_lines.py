@@ -1,0 +1,93 @@
+"""Bad command lines of a seeded generator: each ends with status 2, one message, no traceback, no run directory."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sweeping import Outcome, run
+
+from bad_command_lines import BadLine, bad_lines
+from image_classifier import commands
+from tiny import TINY
+
+SETTINGS = (*TINY, "trainer.max_epochs=2", "+trainer.enable_progress_bar=false", "logger=none")
+COUNT = int(os.environ.get("BAD_COMMAND_LINES", "60"))
+SEED = int(os.environ.get("BAD_COMMAND_LINES_SEED", "1"))
+SECONDS = 60.0  # none may take longer: most take half a second
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the words in capitals stand for."""
+    root = tmp_path_factory.mktemp("places")
+    assert run(*SETTINGS, f"hydra.run.dir={root}/trained").status == 0
+    (root / "directory").mkdir()
+    (root / "empty_directory").mkdir()
+    torch.save({"state_dict": {}}, root / "foreign.ckpt")
+    (root / "text.txt").write_text("no checkpoint, no picture")
+    (root / "empty.ckpt").write_bytes(b"")
+    return {
+        "CHECKPOINT": f"{root}/trained/checkpoints/last.ckpt",
+        "TRAINED": f"{root}/trained",
+        "EMPTY_DIRECTORY": f"{root}/empty_directory",
+        "DIRECTORY": f"{root}/directory",
+        "FOREIGN": f"{root}/foreign.ckpt",
+        "TEXT": f"{root}/text.txt",
+        "EMPTY": f"{root}/empty.ckpt",
+    }
+
+
+@pytest.fixture
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def attempt(line: BadLine, places: dict[str, str], directory: Path) -> tuple[Outcome, float]:
+    arguments = []
+    for argument in line.arguments:
+        for word, path in places.items():
+            argument = argument.replace(word, path)
+        arguments.append(argument)
+    typed = {argument.partition("=")[0] for argument in line.arguments}
+    before: list[str] = [*SETTINGS] if line.command in ("train", "multirun") else []
+    if line.command in ("evaluate", "predict", "export") and "ckpt_path" not in typed:
+        before.append(f"ckpt_path={places['CHECKPOINT']}")
+    if line.command == "predict" and "input" not in typed:
+        before.append(f"input={places['TEXT']}")
+    if line.command == "multirun":
+        before.append("-m")
+    if "hydra.run.dir" not in typed:
+        before.append(f"hydra.run.dir={directory}/out/run")
+    if "hydra.sweep.dir" not in typed:
+        before.append(f"hydra.sweep.dir={directory}/out/sweep")
+    command = commands.train if line.command == "multirun" else getattr(commands, line.command)
+    start = time.monotonic()
+    outcome = run(*before, *arguments, command=command)
+    return outcome, time.monotonic() - start
+
+
+def faults(outcome: Outcome, seconds: float, directory: Path) -> list[str]:
+    """What is wrong with how a line was refused."""
+    said = [line for line in outcome.errors.splitlines() if line.strip()]
+    found = []
+    if outcome.status != 2:
+        found.append(f"status {outcome.status}")
+    if "Traceback" in outcome.errors + outcome.output:
+        found.append("a traceback")
+    if not 1 <= len(said) <= 3:
+        found.append(f"{len(said)} lines")
+    if seconds > SECONDS:
+        found.append(f"{seconds:.0f} seconds")
+    if (directory / "out").exists():
+        found.append("a directory")
+    return found
+
+
+@pytest.mark.parametrize("line", bad_lines(SEED, COUNT), ids=lambda line: " ".join((line.command, *line.arguments)))
+def test_bad_command_line(line: BadLine, places: dict[str, str], working_directory: Path) -> None:
+    outcome, seconds = attempt(line, places, working_directory)
+    assert faults(outcome, seconds, working_directory) == [], outcome.errors[-2000:]
