@@ -169,6 +169,7 @@ class Forget(pl.Callback):
 def test_weights_that_change_at_the_very_end_are_validated_again(
     train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Forget, "__module__", "pytorch_lightning.callbacks")
     monkeypatch.setattr(pl.callbacks, "Forget", Forget, raising=False)
     validations: list[int] = []
     monkeypatch.setattr(pl.Trainer, "validate", lambda *arguments, **settings: validations.append(1))
