@@ -1,0 +1,166 @@
+"""docs/extending.md, followed to the letter in a copy of the project: its files are written, its commands run."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from image_classifier.engine.project import PROJECT_ROOT
+from tiny import TINY_DATA
+
+PAGE = (PROJECT_ROOT / "docs" / "extending.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SECTIONS = dict(section.split("\n", 1) for section in PAGE.split("\n## ")[1:])
+KINDS = {f"A {kind}" for kind in ("network", "loss", "metric", "data set", "callback", "logger", "scheduler")}
+SHORT = ("trainer.max_epochs=1", "trainer=cpu", "callbacks.report=null")
+
+# Runs commands one after the other in children of one process that has imported what they need: each takes a second
+# instead of five.
+RUNNER = """
+import json, os, runpy, sys
+import pytorch_lightning, torch, torchmetrics, torchvision
+import image_classifier.pipeline
+failed = []
+for number, argv in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        output = os.open(f"output_{number}.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1), os.dup2(output, 2)
+        sys.argv = argv
+        status = 0
+        try:
+            if argv[0] == "pytest":
+                import pytest
+                status = pytest.main([*argv[1:], "-n0", "-p", "no:cacheprovider"])
+            else:
+                runpy.run_path(argv[0], run_name="__main__")
+        except SystemExit as end:
+            status = int(end.code or 0)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            status = 1
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        failed.append(number)
+print(json.dumps(failed))
+"""
+
+
+def files_of(section: str) -> dict[str, str]:
+    """Path and content of the blocks that name a file in their first line."""
+    blocks = (content for language, content in BLOCK.findall(section) if language != "bash")
+    named = (content.split("\n", 1) for content in blocks)
+    return {first.removeprefix("# "): rest for first, rest in named}
+
+
+def commands_of(section: str) -> list[list[str]]:
+    lines = "".join(content for language, content in BLOCK.findall(section) if language == "bash").splitlines()
+    return [shlex.split(line)[1:] if line.startswith("python ") else shlex.split(line) for line in lines]
+
+
+def run_directory(kind: str, number: int) -> str:
+    return f"runs/{kind.replace(' ', '_')}_{number}"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with all files of the page, in which all commands of the page have run, shortened."""
+    project = tmp_path_factory.mktemp("project")
+    tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=PROJECT_ROOT, capture_output=True)
+    for name in tracked.stdout.decode().splitlines():
+        if name.startswith(("src/", "configs/", "tests/", "scripts/")) or "/" not in name:
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT_ROOT / name, project / name)
+    commands = []
+    for kind, section in SECTIONS.items():
+        for path, content in files_of(section).items():
+            (project / path).write_text(content)
+        for number, command in enumerate(commands_of(section)):
+            if command[0] == "train.py":
+                own_data = any(argument.startswith("data=") for argument in command)
+                command = [*command, *SHORT, *(() if own_data else TINY_DATA)]
+                command.append(f"hydra.run.dir={run_directory(kind, number)}")
+            commands.append(command)
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps(commands)],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(project), "PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    failed = json.loads(done.stdout.splitlines()[-1])
+    outputs = [(shlex.join(commands[number]), (project / f"output_{number}.txt").read_text()) for number in failed]
+    assert not outputs, "\n".join(f"{command}\n{output[-3000:]}" for command, output in outputs)
+    return project
+
+
+def test_every_kind_has_a_section_of_at_most_forty_lines_of_code() -> None:
+    assert set(SECTIONS) == KINDS
+    for kind, section in SECTIONS.items():
+        files = {path: content for path, content in files_of(section).items() if not path.startswith("tests/")}
+        assert sum(len(content.splitlines()) for content in files.values()) <= 40, kind
+        assert len(files) <= 2, kind
+        assert not any((PROJECT_ROOT / path).exists() for path in files_of(section)), kind
+
+
+def read(project: Path, kind: str, name: str, number: int = 0) -> str:
+    return (project / run_directory(kind, number) / name).read_text()
+
+
+def metrics(project: Path, kind: str, number: int = 0) -> dict[str, float]:
+    return json.loads(read(project, kind, "metrics.json", number))
+
+
+def test_network(project: Path) -> None:
+    assert metrics(project, "A network")["parameters"] == 16 * 9 + 16 + 16 * 4 + 4
+
+
+def test_loss(project: Path) -> None:
+    config = yaml.safe_load(read(project, "A loss", "config.yaml"))
+    assert config["model"]["loss"]["_target_"].endswith(".ConfidencePenalty") and config["model"]["loss"]["beta"] == 0.3
+    found = metrics(project, "A loss")
+    assert found["train/loss"] < found["val/loss"]  # by the entropy, which is near log(4) after one epoch
+
+
+def test_metric(project: Path) -> None:
+    assert 0.5 < metrics(project, "A metric")["test/top3"] <= 1  # of four classes
+    own = metrics(project, "A metric", 1)
+    matrix = [
+        line.split(",")[1:] for line in read(project, "A metric", "confusion_matrix/test.csv", 1).splitlines()[1:]
+    ]
+    recalls = [int(row[index]) / sum(map(int, row)) for index, row in enumerate(matrix)]
+    assert own["test/worst_recall"] == pytest.approx(min(recalls), abs=1e-6)
+    assert (project / run_directory("A metric", 1) / "checkpoints" / "best.ckpt").exists()
+
+
+def test_data_set(project: Path) -> None:
+    assert metrics(project, "A data set")["test/acc"] > 0.9
+    assert read(project, "A data set", "confusion_matrix/test.csv").startswith("true \\ predicted,across,along")
+
+
+def test_callback(project: Path) -> None:
+    assert metrics(project, "A callback")["train/gradient_norm"] > 0
+
+
+def test_logger(project: Path) -> None:
+    for number in range(2):
+        lines = [json.loads(line) for line in read(project, "A logger", "metrics.jsonl", number).splitlines()]
+        logged = {key for line in lines for key in line}
+        assert {"val/acc", "test/acc", "model.optimizer.lr"} <= logged
+    assert list((project / run_directory("A logger", 1) / "tensorboard").iterdir())
+
+
+def test_scheduler(project: Path) -> None:
+    config = yaml.safe_load(read(project, "A scheduler", "config.yaml"))
+    assert config["model"]["scheduler"]["warmup"] == 0.2
+    assert metrics(project, "A scheduler")["epochs"] == 1
