@@ -52,7 +52,7 @@ def check_resumable(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
 
 
 def adopt(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
-    """With train=false: take data, model, seed and precision from the checkpoint, so that config.yaml says what ran.
+    """With train=false: take data, model and seed from the checkpoint, so that config.yaml says what ran.
 
     Raises:
         UserError: The command line asks for others.
@@ -72,8 +72,6 @@ def adopt(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
         cfg.metrics = {**recipe.get("metrics", {}), **(cfg.get("metrics") or {})}
         if cfg.data.get("root") is not None:
             cfg.data.root = str(PROJECT_ROOT / cfg.data.root)
-        if cfg.trainer.precision == "auto":
-            cfg.trainer.precision = recipe["precision"]
 
 
 def recipe_settings(source: Any) -> dict[str, Any]:
