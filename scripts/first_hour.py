@@ -26,7 +26,8 @@ PICTURE = PROJECT_ROOT / "docs" / "pictures" / "first_hour.png"
 BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
 RUN = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}")
-FIRST_LINES, LAST_LINES = 12, 24  # of a long output, that the page shows
+OF_PIP = re.compile("WARNING: ")  # on where this machine gets its packages
+FIRST_LINES, LAST_LINES = 5, 36  # of a long output, that the page shows
 PER_CLASS, NEW = 120, 4  # pictures
 HOME = "/home/me"  # what the page shows in the place of the folder
 END = "-- end of the command"
@@ -55,7 +56,7 @@ class Shell:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{command} </dev/null\nprintf '\\n{END} %s\\n' $?\n")
         self.process.stdin.flush()
-        lines = []
+        lines: list[str] = []
         for line in self.process.stdout:
             if line.startswith(END):
                 return int(line.rpartition(" ")[2]), "".join(lines).strip("\n")
@@ -95,7 +96,7 @@ def follow(text: str, folder: Path) -> tuple[str, Path | None]:
     parts: list[str] = []
     position = 0
     for block in BLOCK.finditer(text):
-        lines = []
+        lines: list[str] = []
         for written in COMMAND.findall(block[0]):
             shown = RUN.sub(run.name, written) if run else written
             print(f"$ {shown}", flush=True)
@@ -112,7 +113,7 @@ def follow(text: str, folder: Path) -> tuple[str, Path | None]:
 
 def as_shown(output: str, folder: Path) -> Iterator[str]:
     """Lines of an output as the page shows them: without what is only of this machine, long ones cut in the middle."""
-    lines = [line.rstrip() for line in output.replace(str(folder), HOME).splitlines()]
+    lines = [line.rstrip() for line in output.replace(str(folder), HOME).splitlines() if not OF_PIP.match(line)]
     if len(lines) > FIRST_LINES + LAST_LINES:
         lines = [*lines[:FIRST_LINES], "...", *lines[-LAST_LINES:]]
     return (line for line in lines if line)
@@ -129,11 +130,14 @@ def verify(run: Path, folder: Path) -> None:
     counts = [[int(cell) for cell in row[1:]] for row in rows[1:]]
     tested, right = sum(map(sum, counts)), sum(counts[index][index] for index in range(len(counts)))
     predicted = read_csv(next(folder.glob("*/outputs/predict/*/predictions.csv")))
+    exported = [run / "checkpoints" / f"best{suffix}" for suffix in (".onnx", ".pt2")]
     facts = {
         "the trees are the classes of the matrix": rows[0][1:] == [row[0] for row in rows[1:]] == trees,
         "a fifth of the pictures is tested": tested == len(trees) * PER_CLASS // 5,
         "more than half of them are classified right": right > tested / 2,
-        "the network is exported": all((run / "checkpoints" / f"best{suffix}").is_file() for suffix in (".onnx", ".pt2")),
+        "the network is exported": all(
+            (run / "checkpoints" / f"best{suffix}").is_file() for suffix in (".onnx", ".pt2")
+        ),
         "each new picture has a prediction": len(predicted) == 1 + len(trees) * NEW,
         "the report is there": (run / "report" / "report.html").is_file(),
     }
