@@ -135,9 +135,7 @@ def verify(run: Path, folder: Path) -> None:
         "the trees are the classes of the matrix": rows[0][1:] == [row[0] for row in rows[1:]] == trees,
         "a fifth of the pictures is tested": tested == len(trees) * PER_CLASS // 5,
         "more than half of them are classified right": right > tested / 2,
-        "the network is exported": all(
-            (run / "checkpoints" / f"best{suffix}").is_file() for suffix in (".onnx", ".pt2")
-        ),
+        "the network is exported": all(path.is_file() for path in exported),
         "each new picture has a prediction": len(predicted) == 1 + len(trees) * NEW,
         "the report is there": (run / "report" / "report.html").is_file(),
     }
