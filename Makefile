@@ -40,8 +40,8 @@ bench: setup  ## run all benchmarks and write their tables to benchmarks/results
 	$(VENV)/python benchmarks/run.py $(ARGS)
 
 lock: setup  ## resolve pyproject.toml into the hash-pinned locks (add ARGS=--upgrade for newer versions)
-	$(LOCK) $(ARGS) --output-file requirements.lock
-	$(LOCK) $(ARGS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) $(ARGS) --extra dev --output-file requirements-dev.lock
+	$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock
 
 tensorboard: setup  ## show all runs in TensorBoard
 	$(VENV)/tensorboard --logdir outputs --samples_per_plugin images=100 $(ARGS)
