@@ -177,7 +177,10 @@ def link_or_copy(source: Path, target: Path) -> None:
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     staging.unlink(missing_ok=True)
     try:
-        os.link(source, staging)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, staging)
-    staging.replace(target)
+        try:
+            os.link(source, staging)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, staging)
+        staging.replace(target)
+    finally:
+        staging.unlink(missing_ok=True)
