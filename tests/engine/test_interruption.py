@@ -31,12 +31,12 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def trust_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "EXECUTION_WHITELIST", (*objects.EXECUTION_WHITELIST, "signals_at.*"))
+    monkeypatch.setattr(objects, "EXECUTION_WHITELIST", (*objects.EXECUTION_WHITELIST, "moments.*"))
 
 
 def signal_at(moment: str, step: int, number: int) -> str:
     arguments = f"moment: {moment}, step: {step}, number: {int(number)}"
-    return f"+callbacks.signal={{_target_: signals_at.SignalAt, {arguments}}}"
+    return f"+callbacks.signal={{_target_: moments.SignalAt, {arguments}}}"
 
 
 def train(directory: Path, *arguments: str) -> Outcome:
@@ -96,13 +96,14 @@ def test_a_checkpoint_is_written_to_its_end(
 ) -> None:
     save, writes = torch.save, iter(range(1, 100))
 
-    def save_with_signal(content: Any, path: Any) -> None:
-        save(content, path)
+    def save_with_signal(content: Any, file: Any) -> None:
+        save(content, file)
         if next(writes) == write:
-            data = Path(path).read_bytes()
-            Path(path).write_bytes(data[:1000])
+            data = Path(file.name).read_bytes()
+            file.truncate(1000)
             os.kill(os.getpid(), number)
-            Path(path).write_bytes(data)
+            file.seek(0)
+            file.write(data)
 
     monkeypatch.setattr(torch, "save", save_with_signal)
     stopped = train(tmp_path / "run", "+callbacks.last_checkpoint.every_n_steps=4")

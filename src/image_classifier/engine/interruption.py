@@ -132,7 +132,8 @@ def held() -> Iterator[None]:
         yield
     finally:
         release()
-    check()
+    if not state.holds:
+        check()
 
 
 @contextlib.contextmanager

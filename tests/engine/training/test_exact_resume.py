@@ -51,7 +51,7 @@ def stochastic_depth() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def trust_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "EXECUTION_WHITELIST", (*objects.EXECUTION_WHITELIST, "signals_at.*"))
+    monkeypatch.setattr(objects, "EXECUTION_WHITELIST", (*objects.EXECUTION_WHITELIST, "moments.*"))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def train(directory: Path, case: str, pictures: Path, *arguments: str) -> Any:
 
 def interruption(moment: str, step: int, number: int = signal.SIGTERM) -> str:
     arguments = f"moment: {moment}, step: {step}, number: {int(number)}"
-    return f"+callbacks.signal={{_target_: signals_at.SignalAt, {arguments}}}"
+    return f"+callbacks.signal={{_target_: moments.SignalAt, {arguments}}}"
 
 
 @pytest.mark.parametrize(

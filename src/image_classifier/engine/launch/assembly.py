@@ -1,6 +1,7 @@
 """The objects of a run, made from its configuration."""
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def make_model(cfg: DictConfig, datamodule: Any, recipe: dict[str, Any] | None =
         init_from(net, settings["init_from"])
     freeze(net, settings.get("freeze") or ())
     loss = make_loss(settings["loss"], datamodule, trusted) if settings["loss"] else None
-    model: pl.LightningModule = make(own, trusted, _partial_=True)(net=net, loss=loss)
+    model: pl.LightningModule = called("model", make(own, trusted, _partial_=True), net=net, loss=loss)
     model.example_input_array = torch.zeros(2, *recipe["image_shape"])  # for the model summary
     return model
 
@@ -94,7 +95,24 @@ def make_model(cfg: DictConfig, datamodule: Any, recipe: dict[str, Any] | None =
 def make_network(settings: dict[str, Any], recipe: dict[str, Any], trusted: Sequence[str], load_weights: bool) -> Any:
     """The network, told what it asks of the data, and whether published weights are needed."""
     factory = make(settings, trusted, _partial_=True)
-    return factory(**network_arguments(factory.func, recipe), **accepted(factory.func, {"load_weights": load_weights}))
+    further = accepted(factory.func, {"load_weights": load_weights})
+    return called("model.net", factory, **network_arguments(factory.func, recipe), **further)
+
+
+def called(setting: str, factory: Any, **arguments: Any) -> Any:
+    """Call a factory; what it, or torch in it, says against its settings is told in one line that names them.
+
+    Raises:
+        UserError: It failed, unless the variable HYDRA_FULL_ERROR asks for the traceback.
+    """
+    try:
+        return factory(**arguments)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        raise UserError(f"{refused(setting, factory, error)} (HYDRA_FULL_ERROR=1 shows where)") from error
 
 
 def make_loss(settings: dict[str, Any], datamodule: Any, trusted: Sequence[str]) -> Any:
@@ -102,7 +120,8 @@ def make_loss(settings: dict[str, Any], datamodule: Any, trusted: Sequence[str])
     others = {key: value for key, value in settings.items() if key != "weight"}
     if weight is None:
         return make(others, trusted)
-    return make(others, trusted, _partial_=True)(weight=class_weights(weight, datamodule.class_counts()))
+    weights = class_weights(weight, datamodule.class_counts())
+    return called("model.loss", make(others, trusted, _partial_=True), weight=weights)
 
 
 def without_leftovers(settings: dict[str, Any], setting: str, trusted: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Nothing here imports torch before the configuration is composed and checked: hel
 import atexit
 import functools
 import gc
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier.engine import interruption
+from image_classifier.engine.disk import writing_to
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import processes
 from image_classifier.engine.launch.checks import check_config
@@ -30,7 +32,7 @@ from image_classifier.engine.launch.output_directory import leave, remove_unused
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.overrides import prepare
 from image_classifier.engine.project import PROJECT_ROOT
-from image_classifier.engine.sweeps.job import run_job
+from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
 
 Task = Callable[[DictConfig], Any]
 
@@ -53,10 +55,12 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
             read_environment(PROJECT_ROOT)
             if cfg is not None:
                 import_once(load)
-                return task(cfg)
+                with writing_to(Path(OmegaConf.select(cfg, "paths.run_dir") or ".")):
+                    return task(cfg)
+            logging.raiseExceptions = False  # a log file on a full disk: that is told by whoever else writes there
             gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
             try:
-                with interruption.command(silent=processes.is_follower()):
+                with interruption.command(silent=processes.is_follower()), failures_in_one_line():
                     return processes.lead_or_follow(main, start)()
             except SystemExit as end:
                 if end.code not in (None, 0, 1):  # a mistake of the user's, or a signal; 1: there is a log to look at

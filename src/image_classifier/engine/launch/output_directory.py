@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.engine import interruption
+from image_classifier.engine.disk import LEAST, size
 from image_classifier.engine.overrides import quoted
 
 LOCK = ".lock"
@@ -52,6 +53,8 @@ def make_directory(config: DictConfig, key: str) -> Path | None:
             made.extend(new)
             if not os.access(path, os.W_OK | os.X_OK):
                 reason = "nothing can be written there"
+            elif (free := shutil.disk_usage(directory).free) < LEAST:
+                reason = f"{size(free)} of room are left on that disk"
         except OSError as error:
             reason = f"{error.strerror}"
     if reason:
@@ -99,7 +102,8 @@ def remove_unused() -> None:
 
 
 def is_result(path: Path) -> bool:
-    return path.name not in BEFORE_THE_START and path.suffix != ".log"
+    holds_files = not path.is_dir() or any(not found.is_dir() for found in path.rglob("*"))
+    return path.name not in BEFORE_THE_START and path.suffix != ".log" and holds_files
 
 
 def how_to_go_on(directory: Path) -> str:

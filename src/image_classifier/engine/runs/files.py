@@ -11,8 +11,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file beside its place and move it there, making the directory first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_bytes(content.encode() if isinstance(content, str) else content)
-    staging.replace(path)
+    try:
+        staging.write_bytes(content.encode() if isinstance(content, str) else content)
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,12 +1,15 @@
 """One job of a sweep: skipped when it is finished, resumed when it was killed, recorded when it fails."""
 
+import contextlib
 import gc
 import logging
+import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +27,27 @@ REASON_LENGTH = 300  # longer error messages are cut in the record of a job; its
 
 class JobError(Exception):
     """A job failed; the reason is in its record and in its log file."""
+
+
+@contextlib.contextmanager
+def failures_in_one_line() -> Iterator[None]:
+    """Have a failed job, whose traceback is in its log file already, told in one line at the end of a sweep.
+
+    Hydra prints errors by `sys.excepthook` where that is not Python's own.
+    """
+    before = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if isinstance(error, JobError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            before(kind, error, traceback)
+
+    sys.excepthook = tell
+    try:
+        yield
+    finally:
+        sys.excepthook = before
 
 
 def run_job(cfg: DictConfig, work: Callable[[DictConfig], Any]) -> Any:
@@ -53,7 +77,10 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], Any]) -> Any:
         state = "failed" if reason else "finished"
         if not reason and not (directory / "metrics.json").exists():
             write_json(directory / "metrics.json", {})  # work without figures, such as a prediction, is finished too
-        write_record(directory, overrides, state=state, reason=reason, seconds=seconds, threads=threads())
+        try:
+            write_record(directory, overrides, state=state, reason=reason, seconds=seconds, threads=threads())
+        except OSError as error:  # a full disk, most likely the reason itself
+            reason = reason or f"{directory} cannot be written: {error.strerror}"
     if reason:
         # A new error: the old one would keep the model, and on a GPU its memory, until the sweep ends.
         raise JobError(reason)

@@ -1,11 +1,14 @@
 """How checkpoints are written: beside their place and then moved there, so that a kill leaves the one before intact."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+
+from image_classifier.engine import interruption
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -17,8 +20,12 @@ class AtomicCheckpointIO(CheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            torch.save(checkpoint, staging)
+            with interruption.held(), staging.open("wb") as file:
+                torch.save(checkpoint, file)  # not by its path: of a full disk torch would only say "unexpected pos"
+                os.fsync(file.fileno())  # else a power cut could leave the new name with nothing behind it
             staging.replace(target)
+        except RuntimeError as error:
+            raise next((cause for cause in causes(error) if not isinstance(cause, RuntimeError)), error) from None
         finally:
             staging.unlink(missing_ok=True)
 
@@ -27,3 +34,10 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """What was raised first, behind torch's complaint that its file is cut off: an error of the disk, or a signal."""
+    while (context := error.__context__) is not None:
+        yield context
+        error = context

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from image_classifier.engine import interruption
+from image_classifier.engine.disk import require_room
 
 COST = 0.01  # share of the time that may go into checkpoints within an epoch
 LOOK = 1.0  # seconds between two moments at which several processes compare what they know
@@ -53,6 +54,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.require_room(trainer, pl_module)
         self.saved_at = time.monotonic()
         self.looked_at, self.next_look = (trainer.global_step, self.saved_at), trainer.global_step + 1
         self.hold()
@@ -117,6 +119,13 @@ class LastCheckpoint(Checkpoint):
         self.saved_at = time.monotonic()
         self.seconds = self.saved_at - start
 
+    def require_room(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Room for best.ckpt, last.ckpt and the next one beside it, less what is there already."""
+        there = [path.stat().st_size for path in self.path.parent.glob("*.ckpt") if path.stem in ("best", "last")]
+        single = checkpoint_bytes(trainer, pl_module)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            require_room(self.path.parent, max(single, 3 * single - sum(there)), "the checkpoints")
+
     def is_late(self) -> bool:
         """Whether the last checkpoint is as old as one may be."""
         if self.every_minutes is None:
@@ -138,6 +147,16 @@ class LastCheckpoint(Checkpoint):
         number, save, steps = (int(value) for value in known)
         self.looked_at, self.next_look = (step, now), step + (1 if number or save else steps)
         return number, bool(save)
+
+
+def checkpoint_bytes(trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
+    """About how large a checkpoint will be: the weights, and what the optimizers keep for each trained one."""
+    total = sum(tensor.nbytes for tensor in pl_module.state_dict().values() if isinstance(tensor, torch.Tensor))
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            copies = 2 if "betas" in group else bool(group.get("momentum"))
+            total += copies * sum(parameter.nbytes for parameter in group["params"])
+    return total
 
 
 def training_metrics(ckpt_path: str | None) -> dict[str, float]:
