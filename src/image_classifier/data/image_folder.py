@@ -1,9 +1,11 @@
 """One's own pictures, in one folder per class."""
 
 import json
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from image_classifier.engine.images.pictures import (
     describe_skipped,
     find_pictures,
     picture_keys,
+    printable,
     read_picture,
     read_pictures,
 )
@@ -340,6 +343,18 @@ class ImageFolder(ImageDataModule):
 
     def place(self, data: Any) -> Any:
         return data if isinstance(data, PictureFiles) else super().place(data)
+
+    def sample_names(self, stage: Literal["train", "val", "test"]) -> Sequence[str]:
+        pictures = self.files["test"] if stage == "test" else self.training_files
+        return [printable(path) for path in pictures.paths]
+
+    def stored_images(self, stage: Literal["train", "val", "test"], indices: Tensor) -> Tensor:
+        pictures = self.test_images if stage == "test" else self.train_images
+        if not isinstance(pictures, PictureFiles):
+            return super().stored_images(stage, indices)
+        paths = pictures.select(indices).paths
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
+            return torch.stack(list(pool.map(lambda path: read_picture(path, self.form), paths)))
 
     def first_training_images(self, count: int) -> ImageSet:
         if not isinstance(self.train_images, PictureFiles):
