@@ -188,6 +188,16 @@ class ImageDataModule(DescribedData):
             indices = self.train_indices if stage == "train" else self.val_indices
         return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))]
 
+    def sample_names(self, stage: Literal["train", "val", "test"]) -> Sequence[str] | None:
+        """Where each image comes from, by the indices of `served_order`; None where it is nothing but its index."""
+        return None
+
+    def stored_images(self, stage: Literal["train", "val", "test"], indices: Tensor) -> Tensor:
+        """Images by the indices of `served_order`, as stored: (N, C, H, W) uint8 on the CPU."""
+        data = self.test_images if stage == "test" else self.train_images
+        assert data is not None, "setup() comes first"
+        return data.images[indices.to(data.images.device)].cpu()
+
     def first_training_images(self, count: int) -> ImageSet:
         """Some training images of all classes, as stored: (N, C, H, W) uint8 on the CPU."""
         assert self.train_images is not None, "setup() comes first"
