@@ -280,6 +280,8 @@ def refusal_of(cfg: DictConfig, overrides: list[Override]) -> str | None:
             )
         with open_dict(changed):
             del changed.hydra
+            if "callbacks" in changed:
+                changed.callbacks.pop("pruning", None)  # says what Hydra says of itself while it runs
         check_config(changed)
     except (UserError, OmegaConfBaseException) as refusal:
         return str(refusal)
