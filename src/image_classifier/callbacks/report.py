@@ -12,7 +12,7 @@ import torch
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.interruption import Interrupted
 from image_classifier.engine.loggers.base import log_page
-from image_classifier.engine.runs.page import SAMPLES, save_course, write_report
+from image_classifier.engine.runs.page import PICTURES, SAMPLES, save_course, write_report
 from image_classifier.engine.runs.provenance import git_commit, within_project
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.runs.sample_table import read_table
@@ -38,7 +38,7 @@ class Report(pl.Callback):
     """
 
     def __init__(
-        self, run_dir: str, *, pictures: int = 2000, samples: int = SAMPLES, results: Results | None = None
+        self, run_dir: str, *, pictures: int = PICTURES, samples: int = SAMPLES, results: Results | None = None
     ) -> None:
         for name, value in (("pictures", pictures), ("samples", samples)):
             if not 0 <= value <= 1_000_000:

@@ -78,6 +78,24 @@ def test_the_page_of_two_tells_who_is_right_where(runs: Callable[..., list[Run]]
     assert samples["uniform"] == lost + won == len(samples["atlas"]["rows"])
 
 
+def test_a_choice_of_many_samples_is_said(
+    runs: Callable[..., list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "SAMPLES", 30)
+    monkeypatch.setattr(comparison, "PICTURES", 20)
+    tables = make_table(NAMES, 400), make_table(NAMES, 400, sure=2.6)
+    page = write_comparison(runs(*tables), tmp_path / "comparison.html")
+    right = [table.predicted == table.true for table in tables]
+    differing = np.flatnonzero(right[0] != right[1])
+    assert len(differing) > 30
+    notes = page.read_text()
+    assert f"Of the {len(differing)} samples that only one run gets right 30 chosen at random are listed" in notes
+    assert "10 of the 30 listed samples that only one run gets right have no picture" in notes
+    samples = data_of(page)["samples"]["first"]
+    assert (samples["uniform"], len(samples["atlas"]["rows"])) == (30, 20)
+    assert f"A alone is right on {int((right[0] & ~right[1]).sum())} " in notes  # of all
+
+
 def test_more_than_two_stand_side_by_side(runs: Callable[..., list[Run]], tmp_path: Path) -> None:
     tables = [make_table(NAMES, 100, seed=seed) for seed in range(4)]
     data = data_of(write_comparison(runs(*tables), tmp_path / "comparison.html"))

@@ -22,6 +22,7 @@ from image_classifier.engine.runs.thumbnails import Atlas, load_atlas, make_atla
 SCRIPTS = ("tools.js", "matrix.js", "samples.js", "charts.js", "comparison.js")
 TITLES = {"test": "Test", "val": "Validation (best epochs)"}
 PICTURES = 2000  # of samples that only one of two runs gets right
+SAMPLES = 50_000  # of those that the page holds one by one; of more, a random choice
 CELLS = 2_000_000  # of all matrices in a page, 5 MB: of more runs the page has metrics and settings only
 ABSENT = "-"
 
@@ -223,9 +224,18 @@ def compare_samples(
         "much the same settings differ from seed to seed."
     )
     shown = np.flatnonzero(right[0] != right[1])
+    if (total := len(shown)) > SAMPLES:
+        shown = np.sort(np.random.default_rng(0).choice(shown, SAMPLES, replace=False))
+        notes.append(
+            f"Of the {total:,} samples that only one run gets right {SAMPLES:,} chosen at random are listed; the test "
+            "of significance and the matrices are of all."
+        )
     atlas, without = disagreement_pictures(runs, stage, rows[shown], others[shown])
     if without:
-        notes.append(f"{without:,} of the {len(shown):,} samples that only one run gets right have no picture.")
+        notes.append(
+            f"{without:,} of the {len(shown):,} listed samples that only one run gets right have no picture: runs keep "
+            f"those of the highest loss (callbacks.report.pictures), and a page holds {PICTURES:,}."
+        )
     number = len(names)
 
     def columns(table: SampleTable, rows: np.ndarray) -> dict[str, str]:

@@ -24,8 +24,10 @@ from image_classifier.engine.runs.packing import (
 from image_classifier.engine.runs.sample_table import SampleTable, read_table
 from image_classifier.engine.runs.thumbnails import Atlas, load_atlas
 
-STAGES = {"test": "Test", "val": "Validation (best epoch)"}  # in the order of the page
+# In the order of the page.
+STAGES = {"test": "Test", "val": "Validation (best epoch)", "predict": "Pictures, by their folders"}
 SCRIPTS = ("tools.js", "matrix.js", "charts.js", "samples.js", "report.js")
+PICTURES = 2000  # small pictures of samples, of all stages together
 SAMPLES = 100_000  # of a stage that the page holds one by one; of more, a random choice
 SUSPECTS = 100  # label errors that are listed
 

@@ -3,11 +3,11 @@
 
 const CHART = { width: 360, height: 220, left: 46, right: 12, top: 24, bottom: 34 };
 
-/** Round steps for an axis. */
-function ticks(low, high, about) {
+/** Round steps for an axis, none smaller than the least. */
+function ticks(low, high, about, least = 0) {
   const raw = (high - low) / about || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map(factor => factor * power).find(candidate => candidate >= raw * 0.999);
+  const step = Math.max(least, [1, 2, 5, 10].map(factor => factor * power).find(candidate => candidate >= raw * 0.999));
   const found = [];
   for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index++) found.push(index * step);
   return found;
@@ -21,7 +21,7 @@ function shortNumber(value) {
 
 class LineChart {
   /**
-   * @param settings title, xLabel, percent (of y), x and y: [low, high] or nothing for those of the data,
+   * @param settings title, xLabel, percent (of y), wholeX: whether x are whole numbers, x and y: [low, high] or nothing for those of the data,
    *   series: [{name, points: [[x, y], ...], dashed}], diagonal: whether to draw one, pick(x): called on a click.
    */
   constructor(settings) {
@@ -76,7 +76,7 @@ class LineChart {
       this.svg.append(svg('line', { x1: CHART.left, x2: CHART.width - CHART.right, y1: y, y2: y, class: 'grid' }));
       text(CHART.left - 5, y + 4, this.settings.percent ? `${+(100 * value).toFixed(2)} %` : shortNumber(value), 'end');
     }
-    for (const value of ticks(...this.x, 6)) text(this.atX(value), CHART.height - CHART.bottom + 15, shortNumber(value), 'middle');
+    for (const value of ticks(...this.x, 6, this.settings.wholeX ? 1 : 0)) text(this.atX(value), CHART.height - CHART.bottom + 15, shortNumber(value), 'middle');
     if (diagonal)
       this.svg.append(svg('line', {
         x1: this.atX(0), y1: this.atY(0), x2: this.atX(1), y2: this.atY(1), class: 'diagonal',

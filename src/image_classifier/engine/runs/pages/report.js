@@ -314,7 +314,7 @@ class Report {
   drawCurves() {
     const of = key => this.data.curves.filter(row => Number.isFinite(row[key])).map(row => [row.epoch, row[key]]);
     const chart = (title, part, isShare) => new LineChart({
-      title, xLabel: 'epoch', percent: isShare, pick: x => this.pickEpoch(x),
+      title, xLabel: 'epoch', wholeX: true, percent: isShare, pick: x => this.pickEpoch(x),
       series: [{ name: 'train', points: of(`train/${part}`) }, { name: 'val', points: of(`val/${part}`), dashed: true }],
     });
     this.curves = this.data.curves.length ? [chart('Loss', 'loss', false), chart('Accuracy', 'acc', true)] : [];
@@ -335,7 +335,7 @@ class Report {
   courseOf(row, column) {
     const points = this.epochs.map((epoch, position) => [epoch.epoch, this.matrixOfEpoch(position).get(row, column)]);
     this.course = new LineChart({
-      title: `Validation, samples in this cell`, xLabel: 'epoch', y: [0, Math.max(1, ...points.map(point => point[1]))],
+      title: 'Validation, samples in this cell', xLabel: 'epoch', wholeX: true, y: [0, Math.max(1, ...points.map(point => point[1]))],
       series: [{ name: 'samples', points }], pick: x => this.pickEpoch(x),
     });
     this.course.svg.id = 'course';
