@@ -32,6 +32,7 @@ from image_classifier import pipeline
 from image_classifier.callbacks.predictions import Predictions
 from image_classifier.callbacks.report import Report
 from image_classifier.engine.confusion.history import MatrixHistory
+from image_classifier.engine.confusion.matrix import to_csv
 from image_classifier.engine.figures.confusion_matrix import draw_confusion_matrix, to_array
 from image_classifier.engine.launch.assembly import make_datamodule
 from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
@@ -126,6 +127,7 @@ def large_run(run_dir: Path, images: np.ndarray) -> Path:
     for epoch, table in enumerate(tables, 1):
         history.add(epoch, table.true, table.predicted)
     (run_dir / "confusion_matrix").mkdir()
+    (run_dir / "confusion_matrix" / "test.csv").write_text(to_csv(torch.from_numpy(tables[0].counts()), names))
     (run_dir / "confusion_matrix" / "val_epochs.npz").write_bytes(history.to_bytes())
     metrics = {"test/acc": float((tables[0].true == tables[0].predicted).mean())}
     save_course(run_dir, metrics=metrics, epochs=[], learning_rates=[], facts={})
