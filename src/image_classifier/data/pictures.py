@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from image_classifier.data.datamodule import ImageDataModule, height_and_width, stratified_split, tell
+from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.engine.images.memory import free_memory, free_shared_memory
 from image_classifier.engine.images.picture_sets import Pictures
-from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped
+from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped, height_and_width
 from image_classifier.engine.images.reading import (
     Reading,
     all_grey,
@@ -28,7 +28,8 @@ from image_classifier.engine.images.reading import (
     measure,
     read_pictures,
 )
-from image_classifier.engine.images.summary import DataSummary, class_counts, left_out, sizes_and_modes
+from image_classifier.engine.images.splits import stratified_split
+from image_classifier.engine.images.summary import DataSummary, class_counts, left_out, sizes_and_modes, tell
 
 # Per channel, in units of the full range; the grey ones are those of the weighted sum of the channels.
 IMAGENET_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.459,)}
@@ -109,7 +110,7 @@ class PictureDataModule(ImageDataModule):
         channels: Literal[1, 3, "auto"] = 3,
         fit: Fit = "crop",
         background: Background = "white",
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str | int] | None = None,
         test_size: int | float = 0.2,
         on_error: Literal["raise", "skip"] = "raise",
         in_memory: bool | Literal["auto"] = "auto",

@@ -19,7 +19,7 @@ Table = Mapping[str, Mapping[str, float]]  # {column: {row: value}}; of a large 
 
 
 class RunLogger:
-    """Mix-in for Lightning's loggers.
+    """Mix-in for Lightning's loggers. What it may say of itself to its guard stands in guard.py.
 
     A logger that takes pictures has `log_image(key, images, step)`, as Lightning's own loggers do, where an image
     is an (H, W, 3) uint8 array. A method here that answers False says that the logger has no such form.
