@@ -83,7 +83,7 @@ def test_a_choice_of_many_samples_is_said(
 ) -> None:
     monkeypatch.setattr(comparison, "SAMPLES", 30)
     monkeypatch.setattr(comparison, "PICTURES", 20)
-    tables = make_table(NAMES, 400), make_table(NAMES, 400, sure=2.6)
+    tables = make_table(NAMES, 400), make_table(NAMES, 400, sure=1.0)
     page = write_comparison(runs(*tables), tmp_path / "comparison.html")
     right = [table.predicted == table.true for table in tables]
     differing = np.flatnonzero(right[0] != right[1])
