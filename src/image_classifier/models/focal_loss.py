@@ -22,10 +22,13 @@ class FocalLoss(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of (B, K) logits and (B,) classes."""
+        """Mean loss of (B, K) logits and (B,) classes, or (B, K) shares of classes, whose mean is over B as in torch."""
+        log_p = F.log_softmax(logits.float(), 1)  # (B, K)
+        losses = -((1 - log_p.exp()) ** self.gamma) * log_p  # (B, K): of each class, were it the true one
+        if targets.is_floating_point():
+            shares = targets if self.weight is None else targets * self.weight
+            return (shares * losses).sum(1).mean()
         known = targets != self.ignore_index
         targets = targets.where(known, 0)
-        log_p = F.log_softmax(logits.float(), 1).gather(1, targets[:, None]).squeeze(1)  # (B,)
         weights = known.float() if self.weight is None else self.weight[targets] * known
-        losses = -((1 - log_p.exp()) ** self.gamma) * log_p
-        return (weights * losses).sum() / weights.sum()
+        return (weights * losses.gather(1, targets[:, None]).squeeze(1)).sum() / weights.sum()

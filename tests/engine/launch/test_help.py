@@ -20,7 +20,7 @@ from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from tiny import TINY
 
 CONFIGS = Path(CONFIG_DIR)
-ABSTRACT = {("data", "in_memory"), ("model", "classifier"), ("pruning", "common")}
+ABSTRACT = {("data", "in_memory"), ("data", "pictures"), ("model", "classifier"), ("pruning", "common")}
 OFFERED = [group for group in groups(CONFIGS) if group.partition("/")[0] not in help_page.NO_CHOICES]
 
 

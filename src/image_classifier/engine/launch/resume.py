@@ -11,8 +11,16 @@ from image_classifier.engine.project import PROJECT_ROOT
 
 # Of the settings of the data: those that change neither the images nor which of them are held out.
 FREE = (
-    *("data.root", "data.batch_size", "data.eval_batch_size", "data.augmentation", "data.mirror"),
-    *("data.device", "data.in_memory", "data.num_workers"),
+    *(
+        "data.root",
+        "data.batch_size",
+        "data.eval_batch_size",
+        "data.augmentation",
+        "data.mirror",
+        "data.mix",
+        "data.sampling",
+    ),
+    *("data.device", "data.in_memory", "data.num_workers", "data.on_error"),
 )
 # Of the model: what the weights, the optimizer's state and the best score so far belong to.
 FIXED = ("model.net", "model.optimizer._target_", "model.scheduler._target_", "monitor.metric", "monitor.mode")

@@ -16,6 +16,7 @@ from rich.table import Table
 from image_classifier.engine.overrides import quoted
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.provenance import command_of_job
+from image_classifier.engine.sweeps.folds import report_folds
 from image_classifier.engine.sweeps.job import JobError
 from image_classifier.engine.sweeps.jobs import Job, jobs_of
 from image_classifier.engine.sweeps.objectives import objectives
@@ -44,6 +45,7 @@ class SweepReport(Callback):
         ranked = rank_jobs(jobs, goals)
         write_report(sweep_dir, ranked, goals)
         print_report(sweep_dir, ranked, goals, config.hydra.job.config_name)
+        report_folds(sweep_dir, jobs)
         undone = [job for job in jobs if not job.done]
         if undone:
             again = shlex.quote(quoted("hydra.sweep.dir", str(sweep_dir.absolute())))
