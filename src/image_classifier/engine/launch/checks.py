@@ -1,12 +1,15 @@
 """Checks of the composed configuration, made before torch is imported: one line says what to type instead."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.signatures import check_signatures
 from image_classifier.engine.metric_modes import metric_mode
 
 PRECISIONS = (
@@ -23,6 +26,9 @@ PATHS = (
     "paths.data_dir",
     "paths.output_dir",
 )
+
+
+MADE_OF_SETTINGS = ("data", "model", "callbacks", "confusion_matrix", "logger", "trainer")
 
 
 class Check(NamedTuple):
@@ -211,9 +217,25 @@ def check_config(cfg: DictConfig) -> None:
             raise UserError(
                 f"expected {key} to be {check.expected} but found {value!r}; for example {key}={check.example}"
             )
+    for part in MADE_OF_SETTINGS:
+        if cfg.get(part) is not None:
+            check_signatures(resolved(cfg[part]), part)
     check_together(cfg)
     if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
         raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")
+
+
+def resolved(node: Any) -> Any:
+    """A part of the configuration in plain containers, without what can be resolved only inside of Hydra."""
+    if OmegaConf.is_list(node):
+        return OmegaConf.to_container(node, resolve=True)
+    if not OmegaConf.is_dict(node):
+        return node
+    found = {}
+    for key in node:
+        with contextlib.suppress(InterpolationResolutionError):
+            found[key] = resolved(node[key])
+    return found
 
 
 def check_together(cfg: DictConfig) -> None:

@@ -55,7 +55,8 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
                 with writing_to(Path(OmegaConf.select(cfg, "paths.run_dir") or ".")):
                     return task(cfg)
             logging.raiseExceptions = False  # a log file on a full disk: that is told by whoever else writes there
-            gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
+            if "shortcuts=false" not in sys.argv:
+                gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
             try:
                 with interruption.command(silent=processes.is_follower()), failures_in_one_line():
                     return processes.lead_or_follow(main, start)()
@@ -130,6 +131,7 @@ def stop(error: UserError) -> NoReturn:
 def import_once(load: Callable[[], None]) -> None:
     """Import what the work needs; garbage collection, off since the start, then looks at it no more."""
     load()
-    gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
-    atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
-    gc.enable()
+    if not gc.isenabled():
+        gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
+        atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
+        gc.enable()
