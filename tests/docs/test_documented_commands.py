@@ -59,6 +59,8 @@ CONTEXTS = (
     ("train", []),
     ("train", ["ckpt_path=x"]),
     ("train", ["data=image_folder", "data.root=x"]),
+    ("train", ["data=csv", "data.root=x"]),
+    ("train", ["data=huggingface", "data.path=x"]),
     ("train", ["model=timm"]),
     ("train", ["logger=wandb"]),
     ("train", ["sweep=optuna"]),
@@ -161,6 +163,7 @@ def filled_in(text: str, place: Path) -> str:
         ("ckpt_path=...", f"ckpt_path={run}/checkpoints/best.ckpt"),
         ("RUN_DIRECTORY", run),
         ("PICTURES", "pictures"),
+        ("~/photos", "photos"),
         (" ...", ""),
     ):
         text = text.replace(written, meant)

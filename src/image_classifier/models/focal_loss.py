@@ -22,7 +22,7 @@ class FocalLoss(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of (B, K) logits and (B,) classes, or (B, K) shares of classes, whose mean is over B as in torch."""
+        """Mean loss of (B, K) logits and (B,) classes, or (B, K) shares of classes, as torch has them."""
         log_p = F.log_softmax(logits.float(), 1)  # (B, K)
         losses = -((1 - log_p.exp()) ** self.gamma) * log_p  # (B, K): of each class, were it the true one
         if targets.is_floating_point():
