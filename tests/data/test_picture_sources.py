@@ -189,3 +189,46 @@ def test_a_dataset_that_nobody_trusts_is_not_called_for_a_checkpoint(
     checkpoint = f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt"
     with pytest.raises(UserError, match=r"known networks.* but found 'picture_sources\.Pairs', which was not"):
         pipeline.evaluate(compose_config(checkpoint, config_name="eval"))
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures of which three cannot be decoded, so that each of two processes meets some."""
+    folder = write_folder(tmp_path_factory.mktemp("damaged"), COUNT)
+    for index, name in enumerate(("blue/001.png", "green/014.png", "red/031.png")):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes((b"", b"no picture", content[: len(content) // 2])[index])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["data.in_memory=true", "data.in_memory=false", "cache"])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_bad_pictures_under_two_processes(
+    run_script: Callable[..., Any], damaged: Path, tmp_path: Path, kept: str, on_error: str
+) -> None:
+    """Each is named once, in the one line of the command, or left out of the counts of both processes together."""
+    overrides = [override for override in TINY if not override.startswith("data")]
+    settings = ["data=image_folder", f"data.root={damaged}", "data.image_size=12", "data.batch_size=4", "logger=none"]
+    settings += [f"data.cache={tmp_path}/cache" if kept == "cache" else kept, f"data.on_error={on_error}"]
+    settings += ["data.num_workers=0", "trainer.devices=2", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
+    result = run_script("train.py", *overrides, *settings)
+    told = result.stderr if on_error == "raise" else result.stdout
+    assert "Traceback" not in result.stderr
+    for name in ("blue/001.png", "green/014.png", "red/031.png"):
+        assert told.count(name) == 1, result.stdout + result.stderr
+    if on_error == "raise":
+        assert result.returncode == 2 and result.stderr.count("error: expected pictures in") == 1
+        assert "but found 3 that cannot be decoded" in result.stderr
+        assert not (tmp_path / "run" / "metrics.json").exists()
+        return
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run" / "data_summary.json").read_text())
+    tested = sum(counts["test"] for counts in summary["classes"].values())
+    counts = (tmp_path / "run" / "confusion_matrix" / "test.csv").read_text().splitlines()[1:]
+    assert sum(int(cell) for row in counts for cell in row.split(",")[1:]) == tested
+    assert sum(sum(row.values()) for row in summary["classes"].values()) == 3 * COUNT - 3
+    if kept == "cache":
+        again = run_script("train.py", *overrides, *settings)
+        assert again.returncode == 0, again.stderr
+        assert "Pictures: 0 decoded" in again.stdout and again.stdout.count("Pictures: 0 decoded") == 2
