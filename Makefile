@@ -4,7 +4,7 @@ LOCK = $(VENV)/python -m uv pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev data train test lint format bench screenshots lock tensorboard new rename update clean
+.PHONY: help setup setup-dev data train test lint format bench screenshots lock audit tensorboard new rename update clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,10 @@ lock: setup  ## resolve pyproject.toml into the hash-pinned locks (add ARGS=--up
 
 tensorboard: setup  ## show all runs in TensorBoard
 	$(VENV)/tensorboard --logdir outputs --samples_per_plugin images=100 $(ARGS)
+
+audit: setup-dev  ## look the locked packages up in the list of known weaknesses (needs the network)
+	$(VENV)/python -m uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip --progress-spinner off \
+		--requirement requirements-dev.lock
 
 screenshots: setup-dev  ## make the README's pictures from a run (ARGS=RUN; default: the latest in outputs/train)
 	$(VENV)/python scripts/screenshots.py $(ARGS)

@@ -26,10 +26,12 @@ from image_classifier.engine.launch.checks import check_config
 from image_classifier.engine.launch.choices import check_choices
 from image_classifier.engine.launch.completion import asks_for_completion, complete
 from image_classifier.engine.launch.configuration import CONFIG_DIR
+from image_classifier.engine.launch.environment import read_environment
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
 from image_classifier.engine.launch.output_directory import leave, remove_unused
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.overrides import prepare
+from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
 
 Task = Callable[[DictConfig], Any]
@@ -50,6 +52,7 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
     def decorate(task: Task) -> Callable[..., Any]:
         @functools.wraps(task)
         def start(cfg: DictConfig | None = None) -> Any:
+            read_environment(PROJECT_ROOT)
             if cfg is not None:
                 import_once(load)
                 with writing_to(Path(OmegaConf.select(cfg, "paths.run_dir") or ".")):
