@@ -111,7 +111,7 @@ class PictureDataModule(ImageDataModule):
         channels: Literal[1, 3, "auto"] = 3,
         fit: Fit = "crop",
         background: Background = "white",
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str | int] | None = None,
         test_size: int | float = 0.2,
         on_error: Literal["raise", "skip"] = "raise",
         in_memory: bool | Literal["auto"] = "auto",
