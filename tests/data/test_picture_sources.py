@@ -76,18 +76,21 @@ def set_up(datamodule: PictureDataModule) -> PictureDataModule:
     return datamodule
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("kept", ["in memory", "not", "cache"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_all_sources_serve_the_same_pictures(
-    open_source: Callable[..., PictureDataModule], source: str, in_memory: bool
+    open_source: Callable[..., PictureDataModule], source: str, kept: str, tmp_path: Path
 ) -> None:
     reference = set_up(open_source("folder", in_memory=True, mean="auto", std="auto", channels="auto"))
-    datamodule = set_up(open_source(source, in_memory=in_memory, mean="auto", std="auto", channels="auto"))
+    cache = {"cache": str(tmp_path / "cache")} if kept == "cache" else {}
+    datamodule = set_up(
+        open_source(source, in_memory=kept == "in memory", mean="auto", std="auto", channels="auto", **cache)
+    )
     assert datamodule.class_names == CLASSES and datamodule.image_shape == reference.image_shape == (3, 12, 12)
     assert datamodule.mean == reference.mean and datamodule.std == reference.std
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader, other = getattr(datamodule, name)(), getattr(reference, name)()
-        assert isinstance(loader, InMemoryLoader) == in_memory and len(loader) == len(other)
+        assert isinstance(loader, InMemoryLoader) == (kept != "not") and len(loader) == len(other)
         for (images, labels), (other_images, other_labels) in zip(loader, other, strict=True):
             assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
     summary, expected = datamodule.summary().to_json(), reference.summary().to_json()
@@ -124,7 +127,7 @@ def test_another_picture_in_a_dataset_is_noticed() -> None:
         changed.load_state_dict(same.state_dict())
 
 
-@pytest.mark.parametrize("in_memory", ["true", "false"])
+@pytest.mark.parametrize("kept", ["in_memory=true", "in_memory=false", "cache"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_training_evaluation_and_prediction_by_the_commands(
     compose_config: Callable[..., Any],
@@ -132,7 +135,8 @@ def test_training_evaluation_and_prediction_by_the_commands(
     tmp_path: Path,
     request: pytest.FixtureRequest,
     source: str,
-    in_memory: str,
+    kept: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     where = {
         "folder": ["data=image_folder", f"data.root={places['folder']}"],
@@ -146,7 +150,7 @@ def test_training_evaluation_and_prediction_by_the_commands(
     overrides = [override for override in TINY if not override.startswith("data")]
     settings = [*overrides, *where[source], "data.image_size=12", "data.batch_size=8", "logger=none", "data.fit=pad"]
     settings += [
-        f"data.in_memory={in_memory}",
+        f"data.cache={tmp_path}/cache" if kept == "cache" else f"data.{kept}",
         "data.num_workers=0",
         "trainer.max_epochs=12",
         "monitor.metric=val/loss",
@@ -161,9 +165,12 @@ def test_training_evaluation_and_prediction_by_the_commands(
     checkpoint = f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt"
     assert (tmp_path / "run" / "data_summary.json").is_file()
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    if kept == "cache":
+        assert f"decoded, 0 of before, in {tmp_path}/cache" in capsys.readouterr().out
     cfg = compose_config(checkpoint, f"paths.run_dir={tmp_path}/eval", config_name="eval")
     cfg.trusted = trusted
     assert pipeline.evaluate(cfg) == trained["test/acc"] == 1.0
+    assert ("Pictures: 0 decoded, " in capsys.readouterr().out) == (kept == "cache")
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["test/loss"] == pytest.approx(
         trained["test/loss"]
     )

@@ -146,7 +146,8 @@ def progress(items: Iterable[T], title: str, total: int) -> Iterable[T]:
 def content_digest(content: bytes | memoryview | Image.Image) -> bytes:
     """A hash of 16 bytes of all of a picture's content that decides how it is decoded."""
     if isinstance(content, Image.Image):
-        palette = content.getpalette("RGBA") if content.mode in ("P", "PA") else None
+        content.load()
+        palette = content.palette and (content.palette.mode, bytes(content.palette.palette))
         told = content.mode, content.size, content.format, palette, content.info.get("transparency")
         content = repr(told).encode() + content.tobytes()
     return hashlib.blake2b(content, digest_size=16).digest()
