@@ -15,14 +15,15 @@ from image_classifier.data.huggingface import HuggingFace
 from image_classifier.data.image_folder import ImageFolder
 from image_classifier.data.pictures import PictureDataModule
 from image_classifier.data.torch_dataset import TorchDataset
+from image_classifier.data.webdataset import WebDataset
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import InMemoryLoader
-from picture_sources import CLASSES, Pairs, write_csv, write_folder, write_parquet
+from picture_sources import CLASSES, Pairs, write_csv, write_folder, write_parquet, write_shards
 from tiny import TINY
 
 SETTINGS: dict[str, Any] = {"image_size": 12, "batch_size": 4, "val_size": 0.25, "num_workers": 0}
 COUNT = 12  # pictures of each class
-SOURCES = ("folder", "csv", "torch", "huggingface", "streamed")
+SOURCES = ("folder", "csv", "shards", "torch", "huggingface", "streamed")
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "folder": folder,
         "csv": write_csv(folder / "labels.csv", folder),
+        "shards": write_shards(root / "shards", folder, shards=1),
         "new": write_folder(root / "new", 3, seed=7),
     }
 
@@ -61,6 +63,8 @@ def open_source(places: dict[str, Path], request: pytest.FixtureRequest) -> Call
             return ImageFolder(root=str(places["folder"]), **settings)
         if source == "csv":
             return CsvPictures(root=str(places["csv"]), **settings)
+        if source == "shards":
+            return WebDataset(root=str(places["shards"]), **settings)
         if source == "torch":
             return TorchDataset(train=Pairs(COUNT), **settings)
         path = str(request.getfixturevalue("parquet"))
@@ -141,6 +145,7 @@ def test_training_evaluation_and_prediction_by_the_commands(
     where = {
         "folder": ["data=image_folder", f"data.root={places['folder']}"],
         "csv": ["data=csv", f"data.root={places['csv']}"],
+        "shards": ["data=webdataset", f"data.root={places['shards']}"],
         "torch": ["data=torch_dataset", f"data.train={{_target_:picture_sources.Pairs,count:{COUNT}}}"],
     }
     if source not in where:
