@@ -4,7 +4,7 @@ LOCK = $(VENV)/python -m uv pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev data train test lint format bench screenshots lock audit tensorboard new rename update clean
+.PHONY: help setup setup-dev data train report test lint format bench screenshots lock audit tensorboard new rename update clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ data: setup  ## download and verify Fashion-MNIST
 
 train: setup  ## train the default experiment; overrides: make train ARGS="model=mlp trainer.max_epochs=3"
 	$(VENV)/python train.py $(ARGS)
+
+report: setup  ## make the page of a run again: make report RUN=outputs/train/<run>
+	@$(VENV)/python scripts/report.py "$(RUN)"
 
 test:  ## run all tests; what they need of the system is installed where that asks for no password
 	@$(PYTHON) scripts/system_packages.py

@@ -32,7 +32,7 @@ from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.preparation import prepare_run, run_facts, settle, settle_precision
 from image_classifier.engine.launch.resume import adopt, check_resumable
 from image_classifier.engine.loggers.base import log_facts, log_final_metrics
-from image_classifier.engine.runs import predictions, summary
+from image_classifier.engine.runs import prediction_page, predictions, summary
 from image_classifier.engine.runs.files import write_json
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.sweeps.objectives import objective_values
@@ -131,6 +131,8 @@ def predict(cfg: DictConfig) -> None:
         pictures, cast("list[Tensor]", batches), recipe["class_names"], cfg.top_k, cfg.input
     )
     predictions.write(found, output, Path(cfg.paths.run_dir))
+    if page := prediction_page.write_page(found, pictures, Path(cfg.paths.run_dir), command_line()):
+        print(f"Report: {page}", flush=True)
     predictions.check_all_read(pictures.unreadable, len(paths), output)
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from image_classifier.data.augment import Augmentation
-from image_classifier.data.datamodule import ImageDataModule, stratified_fold, stratified_split
+from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.data.synthetic import Synthetic
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import ImageSet
 from image_classifier.engine.images.normalization import normalize
+from image_classifier.engine.images.splits import stratified_fold, stratified_split
 
 
 @pytest.mark.parametrize("class_sizes", [[50, 50, 50], [90, 9, 40, 3], [7, 13, 29, 31, 17]])

@@ -1,31 +1,28 @@
 """The datamodule that all data sets share: split, loaders, and normalisation and augmentation on the device."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from image_classifier.data.augment import Augmentation
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
+from image_classifier.engine.images.described import IGNORED, DescribedData
 from image_classifier.engine.images.normalization import normalize
-from image_classifier.engine.images.summary import DataSummary, class_counts, image_digests, same_content
+from image_classifier.engine.images.splits import stratified_fold, stratified_split
+from image_classifier.engine.images.summary import class_counts
 
-IGNORED = -100  # label of an image without one; torch's default for `ignore_index`
 SAMPLINGS = ("shuffle", "balanced")
-PIXELS_IN_FINGERPRINT = 2**18  # evenly spread over all images
 
 Loader = TypeVar("Loader", bound=InMemoryLoader | DataLoader)
 
 
-class ImageDataModule(pl.LightningDataModule):
+class ImageDataModule(DescribedData):
     """Serves uint8 images as normalised float batches. Subclasses say what the images are.
 
     A subclass sets `class_names` and `image_shape` (known after `prepare_data`) and implements
@@ -53,9 +50,6 @@ class ImageDataModule(pl.LightningDataModule):
     Raises:
         UserError: Images that must not be mirrored are to be flipped, or the sampling is not known.
     """
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # channels, height, width
 
     def __init__(
         self,
@@ -98,9 +92,6 @@ class ImageDataModule(pl.LightningDataModule):
         self.augmentation = augmentation if getattr(augmentation, "active", True) else None
         self.mix = mix if getattr(mix, "active", True) else None
         self.mirror = mirror
-        self.identity: dict[str, Any] = {}
-        self.train_images: ImageSet | None = None
-        self.test_images: ImageSet | None = None
 
     def load_train_images(self) -> ImageSet:
         """The images for training and validation together."""
@@ -109,10 +100,6 @@ class ImageDataModule(pl.LightningDataModule):
     def load_test_images(self) -> ImageSet:
         """The images for the final test."""
         raise NotImplementedError
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
     def training_labels(self) -> Tensor:
         """(N,) int64: labels of the images for training and validation together, on the CPU."""
@@ -123,11 +110,6 @@ class ImageDataModule(pl.LightningDataModule):
         labels = self.training_labels()
         labels = labels[self.split(labels)[0]]
         return torch.tensor(class_counts(labels, self.num_classes))
-
-    @property
-    def source(self) -> str:
-        """Where the images come from, in a word."""
-        return type(self).__name__
 
     def setup(self, stage: Literal["fit", "validate", "test", "predict"] | str) -> None:
         if stage in ("fit", "validate") and self.train_images is None:
@@ -172,89 +154,6 @@ class ImageDataModule(pl.LightningDataModule):
             return ImageSet(data.images.pin_memory(), data.labels.pin_memory())
         return ImageSet(data.images.to(device), data.labels.to(device))
 
-    def identify(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the images and of the split, so that a resumed run cannot train on others."""
-        assert self.train_images is not None
-        labels, *parts = (part.cpu() for part in (self.train_images.labels, self.train_indices, self.val_indices))
-        digest = hashlib.sha256(repr(self.class_names).encode())
-        for part in (labels, *parts, self.image_sample()):
-            digest.update(repr(part.shape).encode() + part.numpy().tobytes())
-        return {"fingerprint": digest.hexdigest()}
-
-    def image_sample(self) -> Tensor:
-        """Values on the CPU that differ when the images for training and validation do."""
-        assert self.train_images is not None
-        pixels = self.train_images.images.reshape(-1)
-        return pixels[:: pixels.numel() // PIXELS_IN_FINGERPRINT | 1].cpu()  # an odd step meets all columns
-
-    def summary(self) -> DataSummary:
-        """What the data set holds: those parts that are set up. Comes after `setup("fit")`."""
-        images = [data.images for data in (self.train_images, self.test_images) if data is not None]
-        digests = np.concatenate([image_digests(part) for part in images])
-        return self.summarise(digests, memory=self.memory(images))
-
-    def summarise(self, digests: np.ndarray, name: Callable[[int], str] = str, **further: Any) -> DataSummary:
-        """A summary with what is known of all data sets.
-
-        Args:
-            digests: Hashes of the contents of the images for training and validation, followed by those of the test.
-            name: How each of them is called, by its index.
-            further: Fields of the summary.
-        """
-        assert self.train_images is not None, "setup() comes first"
-        labels, number = self.train_images.labels.cpu(), self.num_classes
-        parts = {"train": labels[self.train_indices], "val": labels[self.val_indices]}
-        part_of = torch.zeros(len(labels), dtype=torch.int64)
-        part_of[self.val_indices] = 1
-        if self.test_images is not None:
-            parts["test"] = self.test_images.labels.cpu()
-            part_of = torch.cat([part_of, torch.full((len(parts["test"]),), 2)])
-            labels = torch.cat([labels, parts["test"]])
-        labelled = np.where(labels.numpy() == IGNORED, np.uint64(0), digests)
-        duplicates, duplicated = same_content(digests, part_of.numpy(), name)
-        fields: dict[str, Any] = {
-            "source": self.source,
-            "class_names": self.class_names,
-            "counts": {part: class_counts(found, number) for part, found in parts.items()},
-            "unlabelled": {part: int((found == IGNORED).sum()) for part, found in parts.items()},
-            "image_shape": self.image_shape,
-            "normalisation": {"mean": self.mean, "std": self.std, "from": "given"},
-            "split": self.describe_split(),
-            "duplicates": duplicates,
-            "duplicated": duplicated,
-            "conflicts": same_content(labelled, labels.numpy(), name)[0],
-        }
-        return DataSummary(**fields | further)
-
-    def memory(self, images: Sequence[Tensor]) -> dict[str, Any]:
-        """The `memory` of a summary for decoded images."""
-        where = ", ".join(sorted({str(part.device) for part in images}))
-        return {"bytes": sum(part.nbytes for part in images), "where": f"in memory ({where})"}
-
-    def describe_split(self) -> dict[str, str]:
-        """How the parts were chosen, in words."""
-        if self.folds is not None:
-            return {"val": f"fold {self.fold} of {self.folds}, stratified, seed {self.seed}"}
-        return {"val": f"{self.val_size} of the images for training, stratified, seed {self.seed}"}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `identify` found; empty when only the test images were set up."""
-        return self.identity
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the images and the split with those of the checkpoint that is loaded.
-
-        Raises:
-            UserError: They differ.
-        """
-        expected = state_dict.get("fingerprint")
-        if self.identity and expected and self.identity["fingerprint"] != expected:
-            checkpoint = (self.trainer and self.trainer.ckpt_path) or "the checkpoint"
-            raise UserError(
-                f"expected the images and the split that {checkpoint} was trained on but found others; keep seed and "
-                "data.* as in its config.yaml, or start a new run: ckpt_path=null"
-            )
-
     def relocate(self, root: str, class_names: Sequence[str], training_state: Mapping[str, Any]) -> None:
         """Test on other data. Comes before `prepare_data`.
 
@@ -288,6 +187,16 @@ class ImageDataModule(pl.LightningDataModule):
         else:
             indices = self.train_indices if stage == "train" else self.val_indices
         return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))]
+
+    def sample_names(self, stage: Literal["train", "val", "test"]) -> Sequence[str] | None:
+        """Where each image comes from, by the indices of `served_order`; None where it is nothing but its index."""
+        return None
+
+    def stored_images(self, stage: Literal["train", "val", "test"], indices: Tensor) -> Tensor:
+        """Images by the indices of `served_order`, as stored: (N, C, H, W) uint8 on the CPU."""
+        data = self.test_images if stage == "test" else self.train_images
+        assert data is not None, "setup() comes first"
+        return data.images[indices.to(data.images.device)].cpu()
 
     def first_training_images(self, count: int) -> ImageSet:
         """Some training images of all classes, as stored: (N, C, H, W) uint8 on the CPU."""
@@ -363,80 +272,3 @@ class ImageDataModule(pl.LightningDataModule):
         step = self.trainer.fit_loop.total_batch_idx
         seeds = np.random.SeedSequence((self.seed, self.trainer.global_rank, step + 1))
         return torch.Generator(device).manual_seed(int(seeds.generate_state(1)[0]))
-
-
-@rank_zero_only
-def tell(message: str) -> None:
-    """Print a line, once whatever the number of processes."""
-    print(message, flush=True)
-
-
-def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of `data.image_size`, which is one number or the two."""
-    if isinstance(image_size, int):
-        return image_size, image_size
-    height, width = image_size
-    return height, width
-
-
-def stratified_split(
-    labels: Tensor, val_size: int | float, seed: int, setting: str = "data.val_size"
-) -> tuple[Tensor, Tensor]:
-    """Split samples in two, with the same share of each class in both (largest remainders).
-
-    Args:
-        labels: (N,) int64.
-        val_size: Number of samples in the second part, or their fraction when below 1.
-        seed: Seed of the choice.
-        setting: Where the user sets `val_size`, for the error.
-
-    Returns:
-        Indices of the first part (training) and of the second (validation), both int64 and ascending.
-
-    Raises:
-        UserError: One of the parts would be empty.
-    """
-    count = round(val_size * len(labels)) if val_size < 1 else int(val_size)
-    if not 0 < count < len(labels):
-        raise UserError(
-            f"expected to hold out 1 to {len(labels) - 1} of {len(labels)} images but found {count}; "
-            f"set {setting} to a count or a fraction"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    labels = labels.unique(return_inverse=True)[1]  # images without a label are a class of their own here
-    per_class = torch.bincount(labels)
-    share = per_class * (count / len(labels))
-    quota = share.floor().long()
-    missing = count - int(quota.sum())
-    quota[(share - quota).argsort(descending=True, stable=True)[:missing]] += 1
-    order = torch.randperm(len(labels), generator=generator)
-    by_class = order[labels[order].argsort(stable=True)]  # shuffled within each class
-    starts = per_class.cumsum(0) - per_class
-    position = torch.arange(len(labels)) - starts[labels[by_class]]  # position within its class
-    chosen = position < quota[labels[by_class]]
-    return by_class[~chosen].sort().values, by_class[chosen].sort().values
-
-
-def stratified_fold(labels: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Hold out one of several parts that together are all samples; sizes of parts and of classes differ by one at most.
-
-    Args:
-        labels: (N,) int64.
-        folds: Number of parts.
-        fold: Which of them is held out, from 0.
-        seed: Seed of the parts.
-
-    Returns:
-        Indices for training and for validation, both int64 and ascending.
-
-    Raises:
-        UserError: There are fewer samples than parts, or there is no such part.
-    """
-    if not 2 <= folds <= len(labels):
-        raise UserError(f"expected data.folds to be from 2 to {len(labels)}, the images there are, but found {folds}")
-    if not 0 <= fold < folds:
-        raise UserError(f"expected data.fold to be from 0 to {folds - 1} but found {fold}; for example data.fold=0")
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = order[labels[order].argsort(stable=True)]  # shuffled within each class
-    held_out = torch.arange(len(labels)) % folds == fold
-    return by_class[~held_out].sort().values, by_class[held_out].sort().values

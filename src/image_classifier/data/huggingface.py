@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from image_classifier.data.datamodule import tell
 from image_classifier.data.pictures import PictureDataModule, ordered
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.memory import free_memory
 from image_classifier.engine.images.picture_sets import PictureItems, Pictures
 from image_classifier.engine.images.pictures import natural
+from image_classifier.engine.images.summary import tell
 
 OLDEST = 5  # earlier versions of `datasets` unpickle files, or run scripts that come with the data
 SPLITS = {"val": ("validation", "valid", "val", "dev"), "test": ("test",)}

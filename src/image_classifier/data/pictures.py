@@ -1,9 +1,11 @@
 """What all data sets of pictures share: decoding, a split in three parts, in memory or batch by batch from the disk."""
 
 import json
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from image_classifier.data.datamodule import ImageDataModule, height_and_width, stratified_split, tell
+from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.engine.images.cache import read_cached
 from image_classifier.engine.images.memory import free_memory, free_shared_memory
 from image_classifier.engine.images.picture_sets import Pictures
-from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped
+from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped, height_and_width
 from image_classifier.engine.images.reading import (
     Reading,
     all_grey,
@@ -28,7 +30,8 @@ from image_classifier.engine.images.reading import (
     measure,
     read_pictures,
 )
-from image_classifier.engine.images.summary import DataSummary, class_counts, left_out, sizes_and_modes
+from image_classifier.engine.images.splits import stratified_split
+from image_classifier.engine.images.summary import DataSummary, class_counts, left_out, sizes_and_modes, tell
 
 # Per channel, in units of the full range; the grey ones are those of the weighted sum of the channels.
 IMAGENET_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.459,)}
@@ -410,6 +413,18 @@ class PictureDataModule(ImageDataModule):
         if self.keeps or self.cache is None:
             return super().place(data)
         return data  # stays on the disk: pinned, it would have to fit in memory
+
+    def sample_names(self, stage: Literal["train", "val", "test"]) -> Sequence[str]:
+        part, pictures = ("test", self.files["test"]) if stage == "test" else ("train", self.training_files)
+        return [pictures.describe(index) for index in self.readings[part].good.nonzero().flatten().tolist()]
+
+    def stored_images(self, stage: Literal["train", "val", "test"], indices: Tensor) -> Tensor:
+        data = self.test_images if stage == "test" else self.train_images
+        if not isinstance(data, Pictures):
+            return super().stored_images(stage, indices)
+        chosen = data.select(indices)
+        with ThreadPoolExecutor(os.cpu_count() if data.parallel else 1) as pool:  # Pillow decodes outside Python's lock
+            return torch.stack(list(pool.map(lambda index: chosen[index][0], range(len(chosen)))))
 
     def first_training_images(self, count: int) -> ImageSet:
         if not isinstance(self.train_images, Pictures):

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from image_classifier.data.datamodule import ImageDataModule, height_and_width
+from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import ImageSet
+from image_classifier.engine.images.pictures import height_and_width
 
 NOISE = 0.25  # standard deviation of the pixel noise, in units of the full range
 TEST_SHARE = 0.2

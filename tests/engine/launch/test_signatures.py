@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.types import RunMode
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import signatures
-from image_classifier.engine.launch.signatures import arguments_of, check_signatures
+from image_classifier.engine.launch.signatures import arguments_of, check_signatures, check_value
 
 SOURCE = """
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,13 @@ def test_nothing_of_what_is_checked_is_imported() -> None:
         "assert not {'torch', 'image_classifier.data.fashion_mnist'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_sweep_and_numbers_as_class_names_fit(compose_config: Callable[..., Any]) -> None:
+    pruning = arguments_of("image_classifier.engine.sweeps.pruning.PruningCallback")
+    for key, value in {"mode": RunMode.MULTIRUN, "study_name": None, "storage": None}.items():
+        check_value(key, value, pruning[key])
+    compose_config("data=image_folder", "data.root=x", "data.class_names=[0,1,2]")
 
 
 def test_networks_and_data_of_the_project_say_what_they_take(compose_config: Callable[..., Any]) -> None:

@@ -361,3 +361,11 @@ def to_eight_bits(values: np.ndarray, white: float | None = None) -> np.ndarray:
         low, high = 0.0, 1.0 if values.dtype.kind == "f" and high < 2 else 255.0 if high <= 255 else 65535.0
     scaled = (values.astype(np.float32) - low) * (255 / ((high - low) or 1))
     return np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)).astype(np.uint8)
+
+
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of `data.image_size`, which is one number or the two."""
+    if isinstance(image_size, int):
+        return image_size, image_size
+    height, width = image_size
+    return height, width

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -232,3 +233,9 @@ def lines(summary: DataSummary) -> list[str]:
     shown.append(f"Normalisation: mean {mean}, standard deviation {std} ({summary.normalisation['from']})")
     shown.append(f"Memory: {summary.memory['bytes'] / 2**20:.1f} MiB of images {summary.memory['where']}")
     return shown
+
+
+@rank_zero_only
+def tell(message: str) -> None:
+    """Print a line, once whatever the number of processes."""
+    print(message, flush=True)

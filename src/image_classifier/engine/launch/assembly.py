@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from image_classifier.engine.checkpoint import accepted, network_arguments
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.resume import typed_overrides
+from image_classifier.engine.loggers import guard
 from image_classifier.engine.loggers.base import RunLogger
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
@@ -168,13 +170,17 @@ def make_metrics(settings: Mapping[str, Any] | None, num_classes: int, trusted: 
 
 
 def make_loggers(cfg: DictConfig) -> list[Any]:
-    return [make(logger, cfg.get("trusted", ())) for logger in (cfg.logger or {}).values()]
+    """The loggers; one that cannot be made, or fails later, is told and left out: `engine/loggers/guard.py`."""
+    trusted = cfg.get("trusted", ())
+    made_of = {name: guard.made(name, partial(make, logger, trusted)) for name, logger in (cfg.logger or {}).items()}
+    return [logger for logger in made_of.values() if logger is not None]
 
 
 def close(loggers: list[Any]) -> None:
     """End the loggers' runs, so that the next job of a multirun starts its own."""
     for logger in loggers:
         logger.close() if isinstance(logger, RunLogger) else logger.finalize("success")
+    guard.tell_failures(loggers)
 
 
 def make_trainer(

@@ -13,6 +13,8 @@ from image_classifier.engine.loggers.base import RunLogger, Table, table_rows, w
 class CSVLogger(RunLogger, pl_loggers.CSVLogger):
     """Writes `metrics.csv`, `hparams.yaml` and tables to `<run_dir>/csv`; pictures go to `<run_dir>/images`."""
 
+    title = "CSV files"
+
     def __init__(self, run_dir: str, **settings: Any) -> None:
         super().__init__(save_dir=run_dir, name="csv", version="", **settings)
         self.keep_earlier_rows()

@@ -31,6 +31,8 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
         UserError: The package mlflow is not installed.
     """
 
+    title = "MLflow"
+
     def __init__(self, run_dir: str, experiment: str, tracking_uri: str | None = None, **settings: Any) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
@@ -48,6 +50,10 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
             # Without the driver's name MLflow would make the directories of the URL, encoded as they are.
             tracking_uri = sqlite_url(f"{store}/mlflow.db").replace("sqlite:", "sqlite+pysqlite:", 1)
             settings.setdefault("artifact_location", (store / "artifacts").as_uri())
+        # MLflow itself would wait for two minutes, seven times.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        self.remote = tracking_uri.startswith(("http:", "https:"))
         super().__init__(experiment_name=experiment, tracking_uri=tracking_uri, **settings)
         self.status = "success"
 
@@ -70,6 +76,10 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
 
     def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
         self.experiment.log_dict(self.run_id, {**beside, "table": table}, f"{key}_step_{step}.json")
+        return True
+
+    def log_page(self, key: str, page: Path, step: int) -> bool:
+        self.experiment.log_artifact(self.run_id, str(page), key)
         return True
 
     def log_final_metrics(self, metrics: Mapping[str, float]) -> None:

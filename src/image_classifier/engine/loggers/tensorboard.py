@@ -1,6 +1,7 @@
 """TensorBoard."""
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,22 @@ from image_classifier.engine.loggers.base import RunLogger, Table, markdown_tabl
 
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # its missing-TensorFlow notice tells users nothing
 
+
+def tell_no_writers_death(death: threading.ExceptHookArgs, others: Any = threading.excepthook) -> None:
+    """A thread that cannot write its events any more dies with a traceback; the next call says it in one line."""
+    if type(death.thread).__name__ != "_AsyncWriterThread":  # of tensorboard 2.21
+        others(death)
+
+
+threading.excepthook = tell_no_writers_death
+
 NOT_HYPERPARAMETERS = ("callbacks.", "confusion_matrix.", "hydra.", "logger.", "monitor.", "paths.")
 
 
 class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
     """Writes event files to `<run_dir>/tensorboard`."""
+
+    title = "TensorBoard"
 
     def __init__(self, run_dir: str, **settings: Any) -> None:
         super().__init__(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=False, **settings)

@@ -108,6 +108,12 @@ class TrackioLogger(RunLogger, Logger):
         self.log_metrics({f"{key}/{name}": value for name, value in beside.items()}, step)
         return True
 
+    def log_page(self, key: str, page: Path, step: int) -> bool:
+        import trackio
+
+        self.experiment.log({key: trackio.Html(page, inject=False)}, step=step)
+        return True
+
     def log_final_metrics(self, metrics: Mapping[str, float]) -> None:
         self.log_metrics({f"final/{name}": value for name, value in metrics.items()})
 

@@ -1,13 +1,18 @@
 """Weights & Biases, which works without a key, a terminal or a network by going offline by itself."""
 
+import base64
 import contextlib
+import http.client
+import json
 import netrc
 import os
 import re
 import shlex
-import socket
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -17,9 +22,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.loggers.base import RunLogger, Table, shortened
+from image_classifier.engine.loggers.guard import reason_of
 
-CONNECT_TIMEOUT = 3.0  # seconds to wait for the server before a run goes offline
-FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload when the server has died
+# Seconds to wait for the server: before a run goes offline; while a run is opened; for the last upload. The whole start
+# takes less than 15, the end less than 30.
+CONNECT_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 4.0, 6.0, 15.0
 
 
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -35,6 +42,11 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         settings: Further arguments of `wandb.init`, such as entity, group, name, tags.
     """
 
+    title = "W&B"
+    remote = True
+    keeps_a_copy = True
+    data_dir: str | None = None  # WANDB_DATA_DIR, where it is ours
+
     def __init__(self, run_dir: str, project: str, mode: Mode = "auto", **settings: Any) -> None:
         if found := sorted(set("/\\#?%:") & set(project)) or project[128:]:
             raise UserError(
@@ -42,6 +54,7 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
                 f"in {project!r}; choose another: logger.wandb.project=NAME"
             )
         super().__init__(save_dir=run_dir, project=project, **within_limits(settings))
+        self.directory: Path | None = None  # of the run, once it has started
         del self._wandb_init["anonymous"]  # W&B warns about it, even when it is None
         self.mode: Any = os.environ.get("WANDB_MODE") if mode == "auto" else mode
 
@@ -52,6 +65,8 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         return super().experiment
 
     def _start(self) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # before the first import; else it speaks of keys and servers
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a report of W&B's own errors may wait for a server
         import wandb
 
         reason = "WANDB_MODE or logger.wandb.mode says so"
@@ -59,31 +74,47 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
             reason = why_offline()
             self.mode = "offline" if reason else "online"
         # Staged tables would otherwise be left in the user's data directory.
-        os.environ.setdefault("WANDB_DATA_DIR", str(Path(str(self._save_dir)) / "wandb"))
+        if os.environ.get("WANDB_DATA_DIR") in (None, WandbLogger.data_dir):  # that of an earlier job is not this one's
+            WandbLogger.data_dir = os.environ["WANDB_DATA_DIR"] = str(Path(str(self._save_dir)) / "wandb")
         Path(str(self._save_dir)).mkdir(parents=True, exist_ok=True)
         # A short flush interval: whatever is not flushed when a run is killed is lost.
         self._wandb_init["settings"] = wandb.Settings(
             console="off",
             silent=True,
+            init_timeout=INIT_TIMEOUT,
             finish_timeout=FINISH_TIMEOUT,
             x_transaction_log_flush_interval=1,
             x_disable_stats=self.mode != "online",
         )
+        earlier = set(Path(str(self._save_dir), "wandb").glob("run-*"))
         try:
-            self._experiment = wandb.init(mode=self.mode, **self._wandb_init)
-        except wandb.Error as error:
+            self._experiment = self.init()
+        except Exception as error:  # of W&B, or of the connection to its helper process
             if self.mode != "online":
                 raise
-            self.mode, reason = "offline", f"{error}"
-            self._experiment = wandb.init(mode="offline", **self._wandb_init)
+            self.mode, reason = "offline", reason_of(error)
+            let_go_of_helper()
+            for attempt in set(Path(str(self._save_dir), "wandb").glob("run-*")) - earlier:
+                shutil.rmtree(attempt, ignore_errors=True)
+            self._experiment = self.init()
+        self.directory = Path(self._experiment.dir).parent if self.mode != "disabled" else None
         self._experiment.define_metric("trainer/global_step")
         self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if self.mode == "offline":
-            directory = Path(self._experiment.dir).parent
-            command = shlex.join(["wandb", "sync", str(directory)])
-            print(f"W&B logs offline ({reason}). Upload the run later with: {command}", flush=True)
+            print(f"W&B logs offline ({reason}). Upload the run later with: {self.sync_command()}", flush=True)
         elif self.mode == "online":
             print(f"W&B run: {self._experiment.url}", flush=True)
+
+    def init(self) -> Any:
+        """Open a run. What W&B's helper process says when it crashes goes to a file beside the run's."""
+        import wandb
+
+        log = Path(str(self._save_dir)) / "wandb" / "helper.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if self.mode != "disabled":
+            with stderr_of_children(log):
+                wandb.setup()
+        return wandb.init(mode=self.mode, **self._wandb_init)
 
     def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
         figures = {f"{key}/{name}": value for name, value in beside.items()}
@@ -108,6 +139,12 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         self.log_table(key, columns=list(columns), data=[list(row) for row in rows], step=step)
         return True
 
+    def log_page(self, key: str, page: Path, step: int) -> bool:
+        import wandb
+
+        self.experiment.log({key: wandb.Html(str(page), inject=False), "trainer/global_step": step})
+        return True
+
     def log_facts(self, facts: Mapping[str, Any]) -> None:
         self.experiment.config.update(dict(facts), allow_val_change=True)
 
@@ -115,14 +152,18 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         self.experiment.summary.update({f"final/{key}": value for key, value in metrics.items()})
 
     def close(self) -> None:
-        if self._experiment is None:
-            return
-        try:
-            self._experiment.finish()
-        except Exception as error:  # a dead server must not take the finished training with it
-            command = shlex.join(["wandb", "sync", str(Path(self._experiment.dir).parent)])
-            print(f"W&B could not finish the upload ({error}); retry with: {command}", file=sys.stderr)
-        self._experiment = None
+        experiment, self._experiment = self._experiment, None
+        if experiment is not None:
+            experiment.finish()
+
+    def rescue(self) -> str:
+        return f"upload its files with: {self.sync_command()}" if self.directory else ""
+
+    def sync_command(self) -> str:
+        return shlex.join(["wandb", "sync", str(self.directory)])
+
+    def abandon(self) -> None:
+        let_go_of_helper()
 
 
 def within_limits(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,14 +183,58 @@ def why_offline() -> str:
     """Why a run cannot go online: no key, or no answer from the server. Empty when it can."""
     server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     host = server.hostname or "api.wandb.ai"
-    has_key = bool(os.environ.get("WANDB_API_KEY"))
+    key = os.environ.get("WANDB_API_KEY", "")
     with contextlib.suppress(OSError, netrc.NetrcParseError):
-        has_key = has_key or netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    if not has_key:
+        key = key or (netrc.netrc(os.environ.get("NETRC")).authenticators(host) or ("", "", ""))[2]
+    if not key:
         return "no API key found"
     try:
-        port = server.port or (80 if server.scheme == "http" else 443)
-        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
-    except OSError as error:
-        return f"{host} does not answer: {error}"
-    return ""
+        return why_refused(f"{server.scheme}://{server.netloc}/graphql", key, host)
+    except urllib.error.HTTPError as error:
+        return f"{host} answers {error.code}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"{host} does not answer: {reason_of(error)}"
+
+
+def why_refused(url: str, key: str, host: str) -> str:
+    """Ask the server who the owner of the key is; why its answer is none, or empty."""
+    token = base64.b64encode(f"api:{key}".encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {token}", "User-Agent": "image-classifier"}
+    request = urllib.request.Request(url, json.dumps({"query": "query Viewer { viewer { id } }"}).encode(), headers)
+    with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT) as answer:
+        content = answer.read(2**20)
+    try:
+        data = json.loads(content)["data"]
+    except (ValueError, KeyError, TypeError):
+        return f"{host} does not answer as W&B does"
+    return "" if isinstance(data, dict) and isinstance(data.get("viewer"), dict) else f"{host} does not know the key"
+
+
+@contextlib.contextmanager
+def stderr_of_children(path: Path) -> Iterator[None]:
+    """Let processes that start in the block write their errors to a file."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+            yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def let_go_of_helper() -> None:
+    """End W&B's helper process, so that nothing waits for it or complains of it at the end of the command.
+
+    Of wandb 0.31: the process is private to it; without this, a command whose helper hangs ends late, or with W&B's
+    own traceback (tests/engine/loggers/test_failing_loggers.py).
+    """
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    connection = wandb_setup._singleton._connection if wandb_setup._singleton else None
+    if connection is not None and connection._proc is not None:
+        connection._proc._process.kill()
+    with contextlib.suppress(Exception, SystemExit):
+        wandb.teardown()

@@ -25,7 +25,7 @@ def fit(
     """Train, resuming from a checkpoint if one is given.
 
     Args:
-        results: Takes the validation counts of the best checkpoint.
+        results: Takes the validation counts of the best checkpoint, which is shown to those in `of_best`.
 
     Returns:
         The validation metrics of the best checkpoint, the last training metrics, epochs and seconds.
@@ -50,6 +50,8 @@ def fit(
         metrics |= {name: digits(value) for name, value in saved["metrics"].items()}
         if saved.get("counts") is not None:
             results.counts["val"] = saved["counts"].long()
+        for take in results.of_best:
+            take(trainer, saved)
     return metrics | {"epochs": epochs, "fit_seconds": round(seconds, 3)}
 
 
