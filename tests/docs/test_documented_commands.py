@@ -60,6 +60,7 @@ CONTEXTS = (
     ("train", ["ckpt_path=x"]),
     ("train", ["data=image_folder", "data.root=x"]),
     ("train", ["data=csv", "data.root=x"]),
+    ("train", ["data=webdataset", "data.root=x"]),
     ("train", ["data=huggingface", "data.path=x"]),
     ("train", ["model=timm"]),
     ("train", ["logger=wandb"]),
