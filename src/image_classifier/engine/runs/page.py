@@ -202,14 +202,16 @@ def stage_data(run_dir: Path, stage: str, counts: np.ndarray, names: tuple[str, 
 def sample_notes(table: SampleTable, atlas: Atlas | None, samples: int) -> list[str]:
     """What of the samples is not in the page."""
     notes = []
-    wrong = (table.true >= 0) & (table.true != table.predicted)
+    labelled = table.true >= 0
+    wrong = labelled & (table.true != table.predicted)
+    right = labelled & ~wrong
     if atlas is None:
         notes.append("No pictures were kept.")
-    elif len(atlas.rows) < len(table.samples):
+    elif len(atlas.rows) < labelled.sum():
         rows = np.array(atlas.rows)
         notes.append(
-            f"Pictures of {wrong[rows].sum():,} of {wrong.sum():,} mistakes and of {(~wrong)[rows].sum():,} of "
-            f"{(~wrong).sum():,} other samples, those with the highest loss of each cell (callbacks.report.pictures)."
+            f"Pictures of {wrong[rows].sum():,} of {wrong.sum():,} mistakes and of {right[rows].sum():,} of "
+            f"{right.sum():,} other samples, those with the highest loss of each cell (callbacks.report.pictures)."
         )
     if len(table.samples) > samples:
         notes.append(
