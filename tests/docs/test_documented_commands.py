@@ -62,6 +62,7 @@ CONTEXTS = (
     ("train", ["data=csv", "data.root=x"]),
     ("train", ["data=huggingface", "data.path=x"]),
     ("train", ["data=mnist"]),
+    ("train", ["data=webdataset", "data.root=x"]),
     ("train", ["model=timm"]),
     ("train", ["logger=wandb"]),
     ("train", ["sweep=optuna"]),
@@ -164,6 +165,7 @@ def filled_in(text: str, place: Path) -> str:
         ("ckpt_path=...", f"ckpt_path={run}/checkpoints/best.ckpt"),
         ("RUN_DIRECTORY", run),
         ("PICTURES", "pictures"),
+        ("~/photos", "photos"),
         (" ...", ""),
     ):
         text = text.replace(written, meant)
