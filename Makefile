@@ -4,7 +4,7 @@ LOCK = $(VENV)/python -m uv pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev data train test lint format bench screenshots lock tensorboard new rename update clean
+.PHONY: help setup setup-dev data train report test lint format bench screenshots lock audit tensorboard new rename update clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ data: setup  ## download and verify Fashion-MNIST
 
 train: setup  ## train the default experiment; overrides: make train ARGS="model=mlp trainer.max_epochs=3"
 	$(VENV)/python train.py $(ARGS)
+
+report: setup  ## make the page of a run again: make report RUN=outputs/train/<run>
+	@$(VENV)/python scripts/report.py "$(RUN)"
 
 test:  ## run all tests; what they need of the system is installed where that asks for no password
 	@$(PYTHON) scripts/system_packages.py
@@ -40,11 +43,15 @@ bench: setup  ## run all benchmarks and write their tables to benchmarks/results
 	$(VENV)/python benchmarks/run.py $(ARGS)
 
 lock: setup  ## resolve pyproject.toml into the hash-pinned locks (add ARGS=--upgrade for newer versions)
-	$(LOCK) $(ARGS) --output-file requirements.lock
-	$(LOCK) $(ARGS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) $(ARGS) --extra dev --output-file requirements-dev.lock
+	$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock
 
 tensorboard: setup  ## show all runs in TensorBoard
 	$(VENV)/tensorboard --logdir outputs --samples_per_plugin images=100 $(ARGS)
+
+audit: setup-dev  ## look the locked packages up in the list of known weaknesses (needs the network)
+	$(VENV)/python -m uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip --progress-spinner off \
+		--requirement requirements-dev.lock
 
 screenshots: setup-dev  ## make the README's pictures from a run (ARGS=RUN; default: the latest in outputs/train)
 	$(VENV)/python scripts/screenshots.py $(ARGS)

@@ -39,9 +39,9 @@ def bare_loop(*overrides: str) -> BareLoop:
     with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
         cfg = compose("train", overrides=[*overrides, "trainer=cpu", f"paths.run_dir={directory}"])
         prepare_run(cfg)
-    datamodule = assembly.make_datamodule(cfg)
-    datamodule.setup("fit")
-    return BareLoop(cfg, datamodule)
+        datamodule = assembly.make_datamodule(cfg)
+        datamodule.setup("fit")
+        return BareLoop(cfg, datamodule)
 
 
 def train(recipe: str, seed: int) -> tuple[float, float, int]:

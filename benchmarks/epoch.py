@@ -28,7 +28,7 @@ from image_classifier.data.synthetic import generate_images
 from image_classifier.engine.images.normalization import normalize
 from image_classifier.engine.launch import assembly
 from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
-from image_classifier.engine.launch.preparation import prepare_run
+from image_classifier.engine.launch.preparation import prepare_run, settle_precision
 
 EPOCHS = 6  # the first one warms up both
 GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs
@@ -46,9 +46,11 @@ class BareLoop:
 
     def __init__(self, cfg: DictConfig, datamodule: ImageDataModule) -> None:
         self.datamodule = datamodule
-        self.precision = cfg.trainer.precision  # settled by `prepare_run`
         self.batch_size = cfg.data.batch_size
-        model = assembly.make_model(cfg, datamodule)
+        recipe = assembly.recipe_of(cfg, datamodule)
+        model = assembly.make_model(cfg, datamodule, recipe)
+        settle_precision(cfg, model, recipe)
+        self.precision = cfg.trainer.precision
         self.net = model.net
         self.channels_last = model.channels_last
         self.loss = model.loss
@@ -135,12 +137,15 @@ def fit(make_callback: Callable[[DictConfig, ImageDataModule], pl.Callback], *ov
         cfg = compose("train", overrides=[*overrides, "trainer=cpu", f"paths.run_dir={directory}"])
         prepare_run(cfg)
         datamodule = assembly.make_datamodule(cfg)
+        recipe = assembly.recipe_of(cfg, datamodule)
+        model = assembly.make_model(cfg, datamodule, recipe)
+        settle_precision(cfg, model, recipe)
         loggers = assembly.make_loggers(cfg)
-        trainer = assembly.make_trainer(cfg, loggers)
+        trainer = assembly.make_trainer(cfg, loggers, recipe)
         datamodule.setup("fit")
         callback = make_callback(cfg, datamodule)
         trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]
-        trainer.fit(assembly.make_model(cfg, datamodule), datamodule)
+        trainer.fit(model, datamodule)
         assembly.close(loggers)
     return callback
 

@@ -1,4 +1,4 @@
-"""Show side by side what differs between runs: settings, metrics and, for two of them, the confusion matrices.
+"""Show side by side what differs between runs: settings, metrics, matrices and, of two, the pictures one gets right.
 
 python scripts/compare_runs.py outputs/train/RUN outputs/train/RUN
 python scripts/compare_runs.py outputs/sweep/SWEEP/0 outputs/sweep/SWEEP/1 outputs/sweep/SWEEP/2 --csv table.csv
@@ -6,55 +6,47 @@ python scripts/compare_runs.py outputs/sweep/SWEEP/0 outputs/sweep/SWEEP/1 outpu
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.project import PROJECT_ROOT
+from image_classifier.engine.runs.comparison import ABSENT, Run, common_stage, differing_settings, load_run
 from image_classifier.engine.runs.files import write_atomically
 
-# torch and matplotlib are imported for the picture only, after the tables are on the screen.
+# torch and matplotlib are imported for page and picture only, after the tables are on the screen.
 
 OUTPUT_DIR = PROJECT_ROOT / "outputs" / "comparisons"
-ABSENT = "-"
-
-
-class Run(NamedTuple):
-    """What a run left behind."""
-
-    name: str
-    directory: Path
-    settings: dict[str, Any]  # under flat keys
-    metrics: dict[str, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Compare finished runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run directory, or that of a sweep's job")
     parser.add_argument("--output", type=Path, metavar="PNG", help="picture of the difference of two runs' matrices")
+    parser.add_argument("--page", type=Path, metavar="HTML", help="the page with everything")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the tables to a CSV file too")
     options = parser.parse_args(arguments)
     try:
-        compare(options.runs, options.output, options.csv)
+        compare(options.runs, options.output, options.csv, options.page)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def compare(directories: Sequence[Path], output: Path | None = None, csv_file: Path | None = None) -> None:
-    """Print the tables and draw the difference.
+def compare(
+    directories: Sequence[Path], output: Path | None = None, csv_file: Path | None = None, page: Path | None = None
+) -> None:
+    """Print the tables, write the page and, of two runs, draw the difference.
 
     Args:
         directories: Run directories, at least two.
-        output: Where the picture goes; None for a name in `outputs/comparisons/`.
+        output: Where the picture goes; None for beside the page.
         csv_file: Where the tables go too.
+        page: Where the page goes; None for beside the picture, or a directory in `outputs/comparisons/`.
 
     Raises:
         UserError: A directory holds no finished run, or the matrices have different classes.
@@ -71,64 +63,25 @@ def compare(directories: Sequence[Path], output: Path | None = None, csv_file: P
     if csv_file is not None:
         write_csv(csv_file, runs, settings, metrics)
         print(f"Tables: {csv_file}")
+    from image_classifier.engine.runs.comparison import write_comparison
+
+    beside = output.parent if output else OUTPUT_DIR / name_of(runs)
+    page = write_comparison(runs, page or beside / "comparison.html")
+    print(f"Page: {page}")
     if len(runs) == 2:
         stage = common_stage(runs)
         if stage is None:
             print("The runs have no confusion matrix of the same stage, so there is no picture of their difference.")
             return
-        path = output or OUTPUT_DIR / f"{runs[0].name}_to_{runs[1].name}.png".replace("/", "_")
+        path = output or page.with_name("difference.png")
         draw_difference(runs, stage, path)
         print(f"Difference of the {stage} matrices (second run minus first): {path}")
 
 
-def load_run(directory: Path) -> Run:
-    """Read what a finished run saved.
-
-    Raises:
-        UserError: The directory holds no finished run.
-    """
-    for name in ("config.yaml", "metrics.json"):
-        if not (directory / name).is_file():
-            jobs = sorted(path.parent.name for path in directory.glob(f"*/{name}"))
-            hint = f"; name its jobs, such as {directory / jobs[0]}" if jobs else ""
-            raise UserError(f"expected the directory of a finished run but found no {name} in {directory}{hint}")
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
-        metrics = json.loads((directory / "metrics.json").read_text())
-    except Exception as error:
-        raise UserError(f"expected files written by train.py or eval.py in {directory} but found: {error}") from None
-    assert isinstance(config, dict)
-    run_dir = str((config.get("paths") or {}).get("run_dir") or directory)
-    settings = {key: without_run_dir(value, run_dir) for key, value in flatten(config).items()}
-    resolved = directory.resolve()
-    # The jobs of a sweep are called 0, 1, 2: only with the sweep does such a name say anything.
-    name = f"{resolved.parent.name}/{resolved.name}" if resolved.name.isdigit() else resolved.name
-    return Run(name, directory, settings, metrics)
-
-
-def flatten(config: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def without_run_dir(value: Any, run_dir: str) -> Any:
-    """Each run lies somewhere else: that is no difference worth showing."""
-    return value.replace(run_dir, "<run directory>") if isinstance(value, str) else value
-
-
-def differing_settings(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """Rows of a key and its value in each run, for the settings that are not the same in all."""
-    rows = []
-    for key in dict.fromkeys(key for run in runs for key in run.settings):
-        values = [str(run.settings[key]) if key in run.settings else ABSENT for run in runs]
-        if len(set(values)) > 1:
-            rows.append((key, *values))
-    return rows
+def name_of(runs: Sequence[Run]) -> str:
+    """The directory of a comparison: the first two runs, and how many more."""
+    more = f"_and_{len(runs) - 2}_more" if len(runs) > 2 else ""
+    return f"{runs[0].name}_to_{runs[1].name}{more}".replace("/", "_")
 
 
 def metric_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
@@ -169,13 +122,6 @@ def write_csv(
         writer.writerow(["kind", "name", *(run.name for run in runs)])
         for kind, rows in (("setting", settings), ("metric", metrics)):
             writer.writerows([kind, *row[: len(runs) + 1]] for row in rows)
-
-
-def common_stage(runs: Sequence[Run]) -> str | None:
-    for stage in ("test", "val"):
-        if all((run.directory / "confusion_matrix" / f"{stage}.csv").is_file() for run in runs):
-            return stage
-    return None
 
 
 def draw_difference(runs: Sequence[Run], stage: str, path: Path) -> None:

@@ -147,7 +147,10 @@ def remember_old_name(name: str) -> None:
 
 def put_placeholders() -> None:
     """Say what is to be written in place of what describes the template."""
-    replace(ROOT / "README.md", OF_THE_TEMPLATE, r"*TODO: \1*")
+    for page in ("README.md", "CHANGELOG.md"):
+        replace(ROOT / page, OF_THE_TEMPLATE, r"*TODO: \1*")
+    title = 'title: "TODO: what is cited"\ntype: software\nauthors:\n  - name: "TODO: who made it"\n'
+    replace(ROOT / "CITATION.cff", re.compile(r"^title: .*?(?=^license:)", re.MULTILINE | re.DOTALL), title)
     replace(ROOT / "pyproject.toml", re.compile(r'^description = ".*"$', re.MULTILINE), 'description = "TODO: a line"')
     holder = f"Copyright (c) {date.today().year} TODO: the holder of the licence"
     replace(ROOT / "LICENSE", re.compile(r"^Copyright \(c\).*$", re.MULTILINE), holder)

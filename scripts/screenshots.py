@@ -1,4 +1,4 @@
-"""Make the README's pictures from a run: confusion matrix, gallery, report page, and TensorBoard as one sees it.
+"""Make the README's pictures from a run: confusion matrix, report page, pictures of a cell, TensorBoard as one sees it.
 
     python scripts/screenshots.py [RUN]
 
@@ -57,6 +57,13 @@ return [...walk(document)].filter(element => element.tagName === 'IMG' && elemen
 """
 )
 
+READY = "return document.querySelector('#explorer[data-ready]') !== null"
+OPEN_MOST_CONFUSED = """
+document.getElementById("hide-diagonal").click();
+document.querySelector("#confused button").click();
+document.getElementById("explorer").scrollIntoView();
+"""
+
 # The tabs' elements lie in shadow roots.
 SHOW_ACTUAL_SIZE = """
 function search(root) {
@@ -77,11 +84,14 @@ def main() -> None:
     if not (report / "report.html").is_file():
         sys.exit(f"error: expected a run with a report but found none in {run_dir}; train first: make train")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for source, name in (("confusion_matrix_test", "confusion_matrix"), ("misclassified_test", "gallery")):
-        shutil.copyfile(report / f"{source}.png", PICTURES / f"{name}.png")
-    with chromium(1280, 1000) as browser:
+    shutil.copyfile(report / "confusion_matrix_test.png", PICTURES / "confusion_matrix.png")
+    with chromium(1400, 1100) as browser:
         browser.get((report / "report.html").resolve().as_uri())
+        wait_for(lambda: browser.execute_script(READY), "the report's matrix")
         browser.save_screenshot(str(PICTURES / "report.png"))
+        browser.execute_script(OPEN_MOST_CONFUSED)  # the pictures behind a cell
+        time.sleep(1)
+        browser.save_screenshot(str(PICTURES / "gallery.png"))
         with tensorboard(run_dir / "tensorboard") as url:
             browser.get(f"{url}#images&tagFilter=confusion_matrix%2Ftest")
             wait_for(lambda: len(browser.execute_script(VISIBLE_IMAGES)) >= 1, "a picture in TensorBoard")

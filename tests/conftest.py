@@ -34,7 +34,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def lean_process() -> None:
+def lean_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["TRACKIO_DIR"] = str(tmp_path_factory.mktemp("trackio"))  # which its first import reads
     torch.set_num_threads(1)  # the tensors of tests are too small to share
     gc.freeze()  # as the commands do
     atexit.register(gc.unfreeze)

@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from image_classifier.engine.project import CONFIG_DIR
+from tiny import MANDATORY
 
 # Parts that the options of a group share.
-PARTS = {("data", "in_memory"), ("model", "classifier")}
+PARTS = {("data", "in_memory"), ("data", "pictures"), ("model", "classifier")}
 # Chosen by the commands themselves rather than by users.
 NO_CHOICES = {"hydra", "paths", "local"}
 OPTIONS = [
@@ -27,8 +28,7 @@ def test_option_composes(compose_config: Callable[..., Any], group: str, option:
     settings = [f"{group}={option}"]
     if group == "pruning":  # chosen by sweeps only
         settings.append("sweep=optuna")
-    if option == "image_folder":
-        settings.append("data.root=pictures")
+    settings += [MANDATORY[option]] if option in MANDATORY else []
     cfg = compose_config(*settings)
     in_a_sweep = group in {"sweep", "pruning"}  # these read settings of the running sweep
     resolved = OmegaConf.to_container(cfg, resolve=not in_a_sweep, throw_on_missing=True)

@@ -17,7 +17,8 @@ from tiny import TINY_DATA
 PAGE = (PROJECT_ROOT / "docs" / "extending.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECTIONS = dict(section.split("\n", 1) for section in PAGE.split("\n## ")[1:])
-KINDS = {f"A {kind}" for kind in ("network", "loss", "metric", "data set", "callback", "logger", "scheduler")}
+NOUNS = ("network", "loss", "metric", "transform", "data set", "callback", "logger", "scheduler")
+KINDS = {f"A {noun}" for noun in NOUNS}
 SHORT = ("trainer.max_epochs=1", "trainer=cpu", "callbacks.report=null")
 
 # Runs commands one after the other in children of one process that has imported what they need: each takes a second
@@ -83,6 +84,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commands = []
     for kind, section in SECTIONS.items():
         for path, content in files_of(section).items():
+            (project / path).parent.mkdir(exist_ok=True)
             (project / path).write_text(content)
         for number, command in enumerate(commands_of(section)):
             if command[0] == "train.py":
@@ -90,6 +92,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 command = [*command, *SHORT, *(() if own_data else TINY_DATA)]
                 command.append(f"hydra.run.dir={run_directory(kind, number)}")
             commands.append(command)
+            if kind == "A transform":  # the same without it, and a test by the checkpoint alone
+                commands.append([part for part in command[:-1] if "film_grain" not in part])
+                commands[-1].append(f"hydra.run.dir={run_directory(kind, 1)}")
+                checkpoint = f"{run_directory(kind, 0)}/checkpoints/best.ckpt"
+                commands.append(["eval.py", f"ckpt_path={checkpoint}", "hydra.run.dir=runs/evaluated"])
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(commands)],
         cwd=project,
@@ -141,6 +148,19 @@ def test_metric(project: Path) -> None:
     recalls = [int(row[index]) / sum(map(int, row)) for index, row in enumerate(matrix)]
     assert own["test/worst_recall"] == pytest.approx(min(recalls), abs=1e-6)
     assert (project / run_directory("A metric", 1) / "checkpoints" / "best.ckpt").exists()
+
+
+def test_transform(project: Path) -> None:
+    """Another training than without it, from the same start, and a checkpoint that needs no further permission."""
+    run = project / run_directory("A transform", 0)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["augmentation"]["transforms"] == [
+        {"_target_": "image_classifier.data.film_grain.FilmGrain", "strength": 0.1}
+    ]
+    without = metrics(project, "A transform", 1)
+    with_it = metrics(project, "A transform")
+    assert with_it["train/loss"] != without["train/loss"] and with_it["parameters"] == without["parameters"]
+    assert json.loads((project / "runs" / "evaluated" / "metrics.json").read_text())["test/acc"] == with_it["test/acc"]
 
 
 def test_data_set(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""Overrides of a run that takes about a second."""
+"""Overrides of a run that takes about a second, and those that options need."""
 
 TINY_DATA = ("data=synthetic", "data.num_samples=200", "data.image_size=8", "data.num_classes=4")
 TINY_MODEL = ("model=mlp", "model.net.hidden_sizes=[16]")
@@ -27,3 +27,11 @@ EVERY_EPOCH = (
     "+callbacks.every={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: '${paths.run_dir}/checkpoints', "
     "filename: 'epoch_{epoch}', auto_insert_metric_name: false, save_top_k: -1, save_on_train_epoch_end: true}"
 )
+# What options of the group data cannot do without.
+MANDATORY = {
+    "image_folder": "data.root=pictures",
+    "webdataset": "data.root=shards",
+    "csv": "data.root=pictures.csv",
+    "huggingface": "data.path=name",
+    "torch_dataset": "data.train={_target_: my_package.MyDataset}",
+}

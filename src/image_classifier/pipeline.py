@@ -29,10 +29,10 @@ from image_classifier.engine.launch.assembly import (
 )
 from image_classifier.engine.launch.command_line import command_line
 from image_classifier.engine.launch.objects import make
-from image_classifier.engine.launch.preparation import prepare_run, run_facts, settle
+from image_classifier.engine.launch.preparation import prepare_run, run_facts, settle, settle_precision
 from image_classifier.engine.launch.resume import adopt, check_resumable
 from image_classifier.engine.loggers.base import log_facts, log_final_metrics
-from image_classifier.engine.runs import predictions, summary
+from image_classifier.engine.runs import prediction_page, predictions, summary
 from image_classifier.engine.runs.files import write_json
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.sweeps.objectives import objective_values
@@ -54,11 +54,12 @@ def train(cfg: DictConfig) -> Any:
     checkpoint = read_checkpoint(cfg.ckpt_path, cfg.trusted) if cfg.ckpt_path else None
     if checkpoint is not None:
         check_resumable(cfg, checkpoint) if cfg.train else adopt(cfg, checkpoint)
-    prepare_run(cfg)
+    prepare_run(cfg, checkpoint and checkpoint["recipe"]["precision"])
     if cfg.train:
         datamodule = make_datamodule(cfg)
         recipe = recipe_of(cfg, datamodule)
         model = make_model(cfg, datamodule, recipe)
+        settle_precision(cfg, model, recipe)
     else:
         assert checkpoint is not None
         datamodule, model, recipe = load_data(checkpoint, cfg.ckpt_path), load_model(checkpoint), checkpoint["recipe"]
@@ -130,6 +131,8 @@ def predict(cfg: DictConfig) -> None:
         pictures, cast("list[Tensor]", batches), recipe["class_names"], cfg.top_k, cfg.input
     )
     predictions.write(found, output, Path(cfg.paths.run_dir))
+    if page := prediction_page.write_page(found, pictures, Path(cfg.paths.run_dir), command_line()):
+        print(f"Report: {page}", flush=True)
     predictions.check_all_read(pictures.unreadable, len(paths), output)
 
 

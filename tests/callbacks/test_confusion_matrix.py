@@ -37,7 +37,7 @@ def test_matrices_are_logged_every_n_epochs(train: Callable[..., Path]) -> None:
 def test_only_the_chosen_stages_are_logged(train: Callable[..., Path], stage: str) -> None:
     run_dir = train("logger=none", "trainer.max_epochs=1", f"confusion_matrix.stages=[{stage}]")
     assert pictures(run_dir) == [f"{stage}_step_1.png"]
-    assert [path.name for path in (run_dir / "confusion_matrix").iterdir()] == [f"{stage}.csv"]
+    assert [path.name for path in (run_dir / "confusion_matrix").glob("*.csv")] == [f"{stage}.csv"]
 
 
 def test_sanity_check_leaves_no_trace(train: Callable[..., Path]) -> None:
@@ -54,7 +54,7 @@ def test_no_form_logs_nothing_but_saves_the_counts(train: Callable[..., Path]) -
     run_dir = train("logger=csv", "confusion_matrix=none", "trainer.max_epochs=1")
     assert not pictures(run_dir)
     assert not any(key.startswith("confusion_matrix") for key in csv_scalars(run_dir))
-    assert {path.name for path in (run_dir / "confusion_matrix").iterdir()} == {"val.csv", "test.csv"}
+    assert {path.name for path in (run_dir / "confusion_matrix").glob("*.csv")} == {"val.csv", "test.csv"}
 
 
 def test_forms_can_be_listed(train: Callable[..., Path]) -> None:

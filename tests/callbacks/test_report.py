@@ -24,17 +24,18 @@ def pictures(run_dir: Path) -> set[str]:
     return {path.stem for path in (run_dir / "report").glob("*.png")}
 
 
+def page_data(run_dir: Path) -> dict:
+    html = (run_dir / "report" / "report.html").read_text()
+    return json.loads(html.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+
+
 def saved_curves(run_dir: Path, checkpoint: str) -> dict:
     return torch.load(run_dir / "checkpoints" / checkpoint, weights_only=True)["callbacks"]["Report"]
 
 
 def test_training_and_test_are_shown_with_where_they_come_from(train: Callable[..., Path]) -> None:
     run_dir = train("model.optimizer.lr=0.001", *QUICK)
-    assert pictures(run_dir) == {
-        "learning_curves",
-        *("confusion_matrix_val", "confusion_matrix_test"),
-        *("misclassified_test", "calibration_test"),
-    }
+    assert pictures(run_dir) == {"learning_curves", "confusion_matrix_val", "confusion_matrix_test"}
     html = (run_dir / "report" / "report.html").read_text()
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert 0 < metrics["test/ece"] < 1
@@ -51,9 +52,9 @@ def test_training_alone_and_no_form_of_the_matrix(train: Callable[..., Path]) ->
 def test_a_test_of_an_earlier_run_in_the_same_directory_is_left_out(train: Callable[..., Path]) -> None:
     directory = train(*QUICK) / "confusion_matrix"
     assert (directory / "test.csv").exists()
-    html = (train("test=false", *QUICK) / "report" / "report.html").read_text()
-    assert "Validation (best epoch)" in html
-    assert "<h2>Test</h2>" not in html
+    run_dir = train("test=false", *QUICK)
+    assert [stage["key"] for stage in page_data(run_dir)["stages"]] == ["val"]
+    assert pictures(run_dir) == {"learning_curves", "confusion_matrix_val"}
 
 
 def test_evaluation_writes_its_own(train: Callable[..., Path], compose_config: Callable, tmp_path: Path) -> None:
@@ -66,7 +67,10 @@ def test_evaluation_writes_its_own(train: Callable[..., Path], compose_config: C
         config_name="eval",
     )
     pipeline.evaluate(cfg)
-    assert {"confusion_matrix_test", "calibration_test"} <= pictures(tmp_path / "eval")
+    assert pictures(tmp_path / "eval") == {"confusion_matrix_test"}
+    (stage,) = page_data(tmp_path / "eval")["stages"]
+    assert stage["key"] == "test"
+    assert stage["samples"]["atlas"]["source"].startswith("data:image/webp;base64,")
     assert "ckpt_path:" in (tmp_path / "eval" / "report" / "report.html").read_text()
 
 
@@ -85,6 +89,15 @@ def test_curves_go_on_after_a_resume(train: Callable[..., Path]) -> None:
     times = [time for time, _ in after["learning_rates"]]
     assert times == sorted(times)
     assert times[-1] < 4
+
+
+def test_the_page_knows_the_best_of_equal_epochs(train: Callable[..., Path]) -> None:
+    run_dir = train("model.optimizer.lr=1e-30", "test=false", "callbacks.misclassified=null", *QUICK)
+    data = page_data(run_dir)
+    first, second = data["epochs"]
+    assert (first["cells"], first["counts"]) == (second["cells"], second["counts"])
+    best = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
+    assert data["bestEpoch"] == best["epoch"] + 1 == 1
 
 
 def test_testing_the_best_checkpoint_forgets_no_later_epoch(compose_config: Callable) -> None:

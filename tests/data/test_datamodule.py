@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from torch import Tensor
 from torchvision.transforms import v2
 
 from image_classifier.data.augment import Augmentation
-from image_classifier.data.datamodule import ImageDataModule, stratified_split
+from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.data.synthetic import Synthetic
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import ImageSet
 from image_classifier.engine.images.normalization import normalize
+from image_classifier.engine.images.splits import stratified_fold, stratified_split
 
 
 @pytest.mark.parametrize("class_sizes", [[50, 50, 50], [90, 9, 40, 3], [7, 13, 29, 31, 17]])
@@ -342,3 +343,66 @@ def test_lightning_keeps_and_compares_the_fingerprint(tmp_path: Path) -> None:
 def test_data_without_a_directory_cannot_be_relocated() -> None:
     with pytest.raises(UserError, match=r"data set in a directory but found Synthetic, which has none.*data\.root=new"):
         make_synthetic().relocate("new", ["a"], {})
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "balanced"])
+def test_sampling_of_a_rare_class(sampling: str) -> None:
+    datamodule = make_synthetic(imbalance=20.0, num_samples=500, sampling=sampling)  # type: ignore[arg-type]
+    datamodule.setup("fit")
+    labels = torch.cat([labels for _, labels in datamodule.train_dataloader()])
+    counts = torch.bincount(labels)
+    assert len(labels) == len(datamodule.train_indices)
+    assert int(counts.max() - counts.min()) <= 1 if sampling == "balanced" else counts.max() > 10 * counts.min()
+    for loader in (datamodule.val_dataloader(),):  # validation is as it is
+        served = torch.cat([labels for _, labels in loader])
+        assert served.sort().values.equal(datamodule.train_images.labels[datamodule.val_indices].sort().values)  # type: ignore[union-attr]
+
+
+def test_unknown_sampling_is_told() -> None:
+    with pytest.raises(UserError, match=r"data\.sampling to be one of shuffle, balanced but found 'fair'"):
+        make_synthetic(sampling="fair")
+
+
+@pytest.mark.parametrize("class_sizes", [[50, 50, 50], [90, 9, 40, 3], [7, 13, 29, 31, 17], [1, 1, 8]])
+@pytest.mark.parametrize("folds", [2, 3, 5, 10])
+def test_folds_together_are_all_images_each_with_the_class_shares_of_scikit_learn(
+    class_sizes: list[int], folds: int
+) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(class_sizes)), torch.tensor(class_sizes))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    parts = [stratified_fold(labels, folds, fold, seed=1) for fold in range(folds)]
+    assert torch.equal(torch.cat([val for _, val in parts]).sort().values, torch.arange(len(labels)))
+    sizes = [len(val) for _, val in parts]
+    assert max(sizes) - min(sizes) <= 1
+    for train, val in parts:
+        assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(len(labels)))
+        share = torch.tensor(class_sizes) / folds
+        assert ((torch.bincount(labels[val], minlength=len(class_sizes)) - share).abs() < 1).all()
+    if min(class_sizes) >= folds:
+        theirs = StratifiedKFold(folds, shuffle=True, random_state=0).split(np.zeros(len(labels)), labels.numpy())
+        for (_, val), (_, reference) in zip(parts, theirs, strict=True):
+            difference = torch.bincount(labels[val]) - torch.bincount(labels[torch.from_numpy(reference)])
+            assert difference.abs().max() <= 1
+    if len(labels) > 10:
+        assert not torch.equal(stratified_fold(labels, folds, 0, seed=2)[1], parts[0][1])
+
+
+@pytest.mark.parametrize(("folds", "fold", "message"), [
+    (1, 0, r"data\.folds to be from 2 to 9, .* found 1"),
+    (10, 0, r"data\.folds to be from 2 to 9, .* found 10"),
+    (3, 3, r"data\.fold to be from 0 to 2 but found 3"),
+])  # fmt: skip
+def test_folds_that_cannot_be_are_told(folds: int, fold: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stratified_fold(torch.arange(9) % 2, folds, fold, seed=1)
+
+
+def test_a_fold_is_held_out_in_place_of_the_share() -> None:
+    held_out = []
+    for fold in range(3):
+        datamodule = make_synthetic(folds=3, fold=fold)
+        datamodule.setup("fit")
+        assert len(datamodule.val_indices) == 32 and len(datamodule.train_indices) == 64
+        assert datamodule.describe_split() == {"val": f"fold {fold} of 3, stratified, seed 0"}
+        held_out.append(datamodule.val_indices)
+    assert torch.equal(torch.cat(held_out).sort().values, torch.arange(96))

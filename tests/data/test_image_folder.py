@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from image_classifier import pipeline
-from image_classifier.data.image_folder import FileLoader, ImageFolder
+from image_classifier.data.image_folder import ImageFolder
+from image_classifier.data.pictures import FileLoader
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import InMemoryLoader
 from tiny import TINY
@@ -115,7 +116,7 @@ def test_loader_from_the_disk_is_restored_inside_an_epoch(tmp_path: Path, num_wo
 
 @pytest.mark.parametrize(("free", "expected"), [(10**9, InMemoryLoader), (1000, FileLoader)])
 def test_free_memory_decides(tmp_path: Path, free: int, expected: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("image_classifier.data.image_folder.free_memory", lambda: free)
+    monkeypatch.setattr("image_classifier.data.pictures.free_memory", lambda: free)
     assert isinstance(make_folder(draw_squares(tmp_path / "pictures", 4)).train_dataloader(), expected)
 
 
@@ -170,7 +171,7 @@ def pictures_without_folders(root: Path) -> None:
         (no_classes, r"two or more classes in .*pictures but found none; lay the pictures out as"),
         (one_class, r"two or more classes in .*pictures but found only red"),
         (empty_class, r"expected pictures in .*yellow but found none"),
-        (corrupt_file, r"expected a picture but found .*red/000\.png"),
+        (corrupt_file, r"pictures in .* but found 1 that cannot be decoded: red/000\.png \(cannot identify .*; repair"),
         (unknown_test_class, r"only folders of the classes blue, red in .*test as in training but found green; rename"),
         (empty_part, r"pictures of the classes blue, green, red in .*test but found none; lay them out as"),
         (parts_under_other_names, r"found Training, validation; the parts of the data are called train, val, test"),
@@ -185,16 +186,18 @@ def test_bad_folders_are_told(tmp_path: Path, lay_out: Callable[[Path], None], m
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_corrupt_file_on_the_disk_is_told_in_one_line(tmp_path: Path, num_workers: int) -> None:
-    corrupt_file(tmp_path / "pictures")
-    datamodule = make_folder(tmp_path / "pictures", in_memory=False, num_workers=num_workers, batch_size=100)
+def test_file_that_is_damaged_during_the_training_is_told_in_one_line(tmp_path: Path, num_workers: int) -> None:
+    root = draw_squares(tmp_path / "pictures", 8)
+    datamodule = make_folder(root, in_memory=False, num_workers=num_workers, batch_size=100)
+    for path in root.rglob("000.png"):
+        path.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"^expected a picture but found [^\n]*000\.png[^\n]*$"):
         for loader in (datamodule.train_dataloader(), datamodule.val_dataloader(), datamodule.test_dataloader()):
             list(loader)
 
 
 def test_two_channels_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"channels to be 1 .* or 3"):
+    with pytest.raises(UserError, match=r"channels to be 1 .*, 3 .* or auto"):
         ImageFolder(root=str(tmp_path), channels=2, batch_size=1, val_size=1)  # type: ignore[arg-type]
 
 
@@ -242,6 +245,23 @@ def test_what_is_found_and_skipped_is_told_once(tmp_path: Path, capsys: pytest.C
     datamodule.prepare_data()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Pictures:")]
     assert lines == [f"Pictures: 15 in 3 classes in {tmp_path}; skipped 4 files (2 .svg, 1 .txt, 1 valid beside train)"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_folds_of_pictures(tmp_path: Path, damaged: bool) -> None:
+    root = draw_squares(tmp_path / "pictures", 10)
+    if damaged:
+        (root / "red" / "004.png").write_bytes(b"no picture")
+    held_out = []
+    for fold in range(4):
+        datamodule = make_folder(root, folds=4, fold=fold, test_size=6, on_error="skip")
+        assert len(datamodule.test_images.labels) + len(datamodule.train_images.labels) == 30 - damaged
+        held_out.append(datamodule.val_indices)
+    assert torch.equal(torch.cat(held_out).sort().values, torch.arange(len(datamodule.train_images.labels)))
+    draw_squares(tmp_path / "parts" / "train", 10)
+    draw_squares(tmp_path / "parts" / "val", 2)
+    with pytest.raises(UserError, match=r"no part for validation in .*parts, because data\.folds=4 .* but found one"):
+        make_folder(tmp_path / "parts", folds=4)
 
 
 def test_pictures_in_linked_folders_are_used(tmp_path: Path) -> None:
@@ -467,7 +487,7 @@ def test_workers_are_as_many_as_shared_memory_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # 9 pictures of 3 x 16 x 16 bytes in a training and a validation batch; 2 batches a worker, and 2 more
-    monkeypatch.setattr("image_classifier.data.image_folder.free_shared_memory", lambda: shared_memory)
+    monkeypatch.setattr("image_classifier.data.pictures.free_shared_memory", lambda: shared_memory)
     root = draw_squares(tmp_path / "pictures", 4)
     datamodule = make_folder(root, in_memory=False, num_workers=4, eval_batch_size=5)
     loader = datamodule.val_dataloader()
@@ -563,7 +583,7 @@ def test_classes_are_counted_without_decoding_and_missing_ones_told_once(
     datamodule = ImageFolder(root=str(root), image_size=16, batch_size=4, val_size=0.25, in_memory=in_memory)
     datamodule.prepare_data()
     with monkeypatch.context() as patched:
-        patched.setattr("image_classifier.data.image_folder.read_pictures", lambda *arguments: pytest.fail("decoded"))
+        patched.setattr("image_classifier.data.pictures.read_pictures", lambda *arguments: pytest.fail("decoded"))
         before = datamodule.class_counts()
     datamodule.setup("fit")
     labels = datamodule.training_labels()

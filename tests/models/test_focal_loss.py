@@ -25,3 +25,13 @@ def test_equals_the_formula(gamma: float) -> None:
     torch.testing.assert_close(loss, (-((1 - p) ** gamma) * p.log()).mean())
     loss.backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 1.0, 3.0])])
+def test_shares_of_classes_as_mixed_images_have_them(weight: torch.Tensor | None) -> None:
+    torch.manual_seed(0)
+    logits, shares = torch.randn(50, 3), torch.rand(50, 3).softmax(1)
+    torch.testing.assert_close(FocalLoss(0.0, weight)(logits, shares), F.cross_entropy(logits, shares, weight))
+    classes = torch.arange(50) % 3
+    whole = F.one_hot(classes).float()
+    torch.testing.assert_close(FocalLoss(2.0)(logits, whole), FocalLoss(2.0)(logits, classes))

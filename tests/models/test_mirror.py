@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from image_classifier.engine.project import CONFIG_DIR
+from tiny import MANDATORY
 
 
 def options(group: str, *parts: str) -> list[str]:
@@ -20,8 +21,8 @@ HAS_NO_MIRROR_IMAGE = {"mnist", "kmnist", "synthetic"}
 
 def composed(compose_config: Callable[..., Any], **choices: str | None) -> Any:
     overrides = [f"{group}={option}" for group, option in choices.items() if option is not None]
-    if choices["data"] == "image_folder":
-        overrides.append("data.root=pictures")
+    if choices["data"] in MANDATORY:
+        overrides.append(MANDATORY[choices["data"]])
     return compose_config(*overrides)
 
 
@@ -38,7 +39,7 @@ def test_what_has_no_mirror_image_is_not_mirrored(
         assert augmentation is None or (augmentation._target_.endswith(".Augmentation") and augmentation.flip == 0)
 
 
-@pytest.mark.parametrize("data", options("data", "in_memory"))
+@pytest.mark.parametrize("data", options("data", "in_memory", "pictures"))
 def test_every_data_set_says_whether_it_has_mirror_images(compose_config: Callable[..., Any], data: str) -> None:
     assert composed(compose_config, data=data).data.mirror is (data not in HAS_NO_MIRROR_IMAGE)
 

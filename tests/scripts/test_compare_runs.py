@@ -55,6 +55,7 @@ def test_a_user_sees_tables_and_gets_a_picture(
         assert shown in answer.stdout
     assert "seed" not in answer.stdout
     assert "dirpath" not in answer.stdout  # each run lies somewhere else
+    assert str(picture.with_name("comparison.html")) in answer.stdout
     pixels = np.asarray(Image.open(picture))
     assert min(pixels.shape[:2]) > 300
     assert pixels.std() > 5
@@ -62,7 +63,7 @@ def test_a_user_sees_tables_and_gets_a_picture(
 
 def test_csv_holds_the_same(make_run: Callable[..., Path], tmp_path: Path) -> None:
     runs = [make_run(str(job), 0.1 * (job + 1), 0.8) for job in range(3)]  # the jobs of a sweep
-    compare_runs.compare(runs, csv_file=tmp_path / "table.csv")
+    compare_runs.compare(runs, csv_file=tmp_path / "table.csv", page=tmp_path / "page.html")
     names = [f"{tmp_path.name}/{job}" for job in range(3)]
     rows = list(csv.reader((tmp_path / "table.csv").open()))
     assert rows[0] == ["kind", "name", *names]

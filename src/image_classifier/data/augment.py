@@ -1,26 +1,49 @@
 """Augmentation of whole batches on the device, with randomness per sample."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from image_classifier.data.transforms import PerImage, mirroring
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random flips, shifts and erased squares. Zero turns a part off.
+    """Random flips, shifts, other transforms and erased squares, in this order. Zero turns a part off.
 
     Args:
         flip: Probability of a horizontal flip, 0 to 1.
         shift: Largest shift in pixels, both ways, along height and width; what comes in is black.
         erase: Probability that a square is erased, 0 to 1.
         erase_size: Largest side of the erased square in pixels.
+        transforms: Further transforms, one image after the other: as in `PerImage`.
     """
 
     flip: float = 0.0
     shift: int = 0
     erase: float = 0.0
     erase_size: int = 8
+    transforms: Sequence[Callable[[Any], Any] | str] = field(default=())
+
+    def __post_init__(self) -> None:
+        _ = self.per_image  # mistakes in them are told now
+
+    @cached_property
+    def per_image(self) -> PerImage:
+        return PerImage(self.transforms)
+
+    @property
+    def active(self) -> bool:
+        return self.flip > 0 or self.shift > 0 or self.erase > 0 or bool(self.transforms)
+
+    @property
+    def mirrors(self) -> float:
+        """The highest probability by which an image is mirrored."""
+        return max(self.flip, mirroring(self.per_image.transforms))
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Augment a batch.
@@ -36,6 +59,8 @@ class Augmentation:
             images = random_flip(images, self.flip, generator)
         if self.shift > 0:
             images = random_shift(images, self.shift, generator)
+        if self.transforms:
+            images = self.per_image(images, generator)
         if self.erase > 0:
             images = random_erase(images, self.erase, self.erase_size, generator)
         return images

@@ -1,29 +1,28 @@
 """The datamodule that all data sets share: split, loaders, and normalisation and augmentation on the device."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from image_classifier.data.augment import Augmentation
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
+from image_classifier.engine.images.described import IGNORED, DescribedData
 from image_classifier.engine.images.normalization import normalize
+from image_classifier.engine.images.splits import stratified_fold, stratified_split
+from image_classifier.engine.images.summary import class_counts
 
-IGNORED = -100  # label of an image without one; torch's default for `ignore_index`
-PIXELS_IN_FINGERPRINT = 2**18  # evenly spread over all images
+SAMPLINGS = ("shuffle", "balanced")
 
 Loader = TypeVar("Loader", bound=InMemoryLoader | DataLoader)
 
 
-class ImageDataModule(pl.LightningDataModule):
+class ImageDataModule(DescribedData):
     """Serves uint8 images as normalised float batches. Subclasses say what the images are.
 
     A subclass sets `class_names` and `image_shape` (known after `prepare_data`) and implements
@@ -33,20 +32,24 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: Training images a step and process.
         eval_batch_size: Images a step and process in validation and test.
         val_size: Training images held out for validation: a count, or a fraction below 1. Stratified.
+        folds: Split the images for training in so many stratified parts instead of by `val_size`; None for no
+            cross-validation.
+        fold: Which of the parts is held out, from 0.
         seed: Seed of the split, of the order of the training images and of the augmentation.
         mean: Mean of the pixels per channel, in units of the full range (0 to 1).
         std: Standard deviation of the pixels per channel, in the same units.
         device: Where the images lie: "auto" (the training device when they fill less than half of its
             free memory), "cpu", or a device name such as "cuda".
-        augmentation: Applied to training batches; None for none.
+        sampling: "shuffle": each training image once an epoch; "balanced": as many images an epoch, each class equally
+            often.
+        augmentation: Applied to training batches; None for none. A list holds transforms of single images, such as
+            those of `torchvision.transforms.v2`, or their names.
+        mix: Blends training images and their labels; None for no blending.
         mirror: Whether an image and its mirror image show the same class; digits and characters do not.
 
     Raises:
-        UserError: Images that must not be mirrored are to be flipped.
+        UserError: Images that must not be mirrored are to be flipped, or the sampling is not known.
     """
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # channels, height, width
 
     def __init__(
         self,
@@ -54,31 +57,41 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: int,
         eval_batch_size: int = 1000,
         val_size: int | float,
+        folds: int | None = None,
+        fold: int = 0,
         seed: int = 0,
         mean: Sequence[float],
         std: Sequence[float],
         device: str = "auto",
-        augmentation: Augmentation | None = None,
+        sampling: Literal["shuffle", "balanced"] = "shuffle",
+        augmentation: Callable[[Tensor, Generator], Tensor] | Sequence[Any] | None = None,
+        mix: Callable[[Tensor, Tensor, int, Generator], tuple[Tensor, Tensor]] | None = None,
         mirror: bool = True,
     ) -> None:
         super().__init__()
-        if not mirror and (flip := getattr(augmentation, "flip", 0)) > 0:
+        if sampling not in SAMPLINGS:
+            raise UserError(f"expected data.sampling to be one of {', '.join(SAMPLINGS)} but found {sampling!r}")
+        if isinstance(augmentation, Sequence):
+            augmentation = Augmentation(transforms=augmentation)
+        if not mirror and (flip := getattr(augmentation, "mirrors", 0)) > 0:
             raise UserError(
                 "expected data.augmentation.flip=0 because a mirror image is another class here (data.mirror=false) "
-                f"but found {flip}; add data.augmentation.flip=0, or data.mirror=true"
+                f"but found {flip}; add data.augmentation.flip=0 and leave out transforms that flip, or add "
+                "data.mirror=true"
             )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
+        self.folds = folds
+        self.fold = fold
         self.seed = seed
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.device = device
-        self.augmentation = augmentation
+        self.sampling = sampling
+        self.augmentation = augmentation if getattr(augmentation, "active", True) else None
+        self.mix = mix if getattr(mix, "active", True) else None
         self.mirror = mirror
-        self.identity: dict[str, Any] = {}
-        self.train_images: ImageSet | None = None
-        self.test_images: ImageSet | None = None
 
     def load_train_images(self) -> ImageSet:
         """The images for training and validation together."""
@@ -88,10 +101,6 @@ class ImageDataModule(pl.LightningDataModule):
         """The images for the final test."""
         raise NotImplementedError
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
     def training_labels(self) -> Tensor:
         """(N,) int64: labels of the images for training and validation together, on the CPU."""
         return (self.train_images or self.load_train_images()).labels.cpu()
@@ -100,19 +109,32 @@ class ImageDataModule(pl.LightningDataModule):
         """(K,) int64: training images of each class, known before `setup`."""
         labels = self.training_labels()
         labels = labels[self.split(labels)[0]]
-        return torch.bincount(labels[labels != IGNORED], minlength=self.num_classes)
+        return torch.tensor(class_counts(labels, self.num_classes))
 
     def setup(self, stage: Literal["fit", "validate", "test", "predict"] | str) -> None:
         if stage in ("fit", "validate") and self.train_images is None:
             self.train_images = self.place(self.load_train_images())
             self.train_indices, self.val_indices = self.split(self.train_images.labels.cpu())
+            self.check_labels()
             self.identity = self.identify()
         if stage == "test" and self.test_images is None:
             self.test_images = self.place(self.load_test_images())
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Indices for training and for validation of (N,) labels."""
+        if self.folds is not None:
+            return stratified_fold(labels, self.folds, self.fold, self.seed)
         return stratified_split(labels, self.val_size, self.seed)
+
+    def check_labels(self) -> None:
+        """Refuse to mix images of which some have no label."""
+        assert self.train_images is not None
+        unlabelled = int((self.train_images.labels == IGNORED).sum())
+        if unlabelled and self.mix is not None:
+            raise UserError(
+                f"expected a label for each training image because data.mix blends labels but found {unlabelled} "
+                "images without one; leave out data.mix, or these images"
+            )
 
     def place(self, data: ImageSet) -> ImageSet:
         """Check the labels, and move the images to the device that serves them."""
@@ -131,39 +153,6 @@ class ImageDataModule(pl.LightningDataModule):
         if device.type == "cpu" and torch.cuda.is_available():
             return ImageSet(data.images.pin_memory(), data.labels.pin_memory())
         return ImageSet(data.images.to(device), data.labels.to(device))
-
-    def identify(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the images and of the split, so that a resumed run cannot train on others."""
-        assert self.train_images is not None
-        labels, *parts = (part.cpu() for part in (self.train_images.labels, self.train_indices, self.val_indices))
-        digest = hashlib.sha256(repr(self.class_names).encode())
-        for part in (labels, *parts, self.image_sample()):
-            digest.update(repr(part.shape).encode() + part.numpy().tobytes())
-        return {"fingerprint": digest.hexdigest()}
-
-    def image_sample(self) -> Tensor:
-        """Values on the CPU that differ when the images for training and validation do."""
-        assert self.train_images is not None
-        pixels = self.train_images.images.reshape(-1)
-        return pixels[:: pixels.numel() // PIXELS_IN_FINGERPRINT | 1].cpu()  # an odd step meets all columns
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `identify` found; empty when only the test images were set up."""
-        return self.identity
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the images and the split with those of the checkpoint that is loaded.
-
-        Raises:
-            UserError: They differ.
-        """
-        expected = state_dict.get("fingerprint")
-        if self.identity and expected and self.identity["fingerprint"] != expected:
-            checkpoint = (self.trainer and self.trainer.ckpt_path) or "the checkpoint"
-            raise UserError(
-                f"expected the images and the split that {checkpoint} was trained on but found others; keep seed and "
-                "data.* as in its config.yaml, or start a new run: ckpt_path=null"
-            )
 
     def relocate(self, root: str, class_names: Sequence[str], training_state: Mapping[str, Any]) -> None:
         """Test on other data. Comes before `prepare_data`.
@@ -199,6 +188,16 @@ class ImageDataModule(pl.LightningDataModule):
             indices = self.train_indices if stage == "train" else self.val_indices
         return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))]
 
+    def sample_names(self, stage: Literal["train", "val", "test"]) -> Sequence[str] | None:
+        """Where each image comes from, by the indices of `served_order`; None where it is nothing but its index."""
+        return None
+
+    def stored_images(self, stage: Literal["train", "val", "test"], indices: Tensor) -> Tensor:
+        """Images by the indices of `served_order`, as stored: (N, C, H, W) uint8 on the CPU."""
+        data = self.test_images if stage == "test" else self.train_images
+        assert data is not None, "setup() comes first"
+        return data.images[indices.to(data.images.device)].cpu()
+
     def first_training_images(self, count: int) -> ImageSet:
         """Some training images of all classes, as stored: (N, C, H, W) uint8 on the CPU."""
         assert self.train_images is not None, "setup() comes first"
@@ -232,25 +231,40 @@ class ImageDataModule(pl.LightningDataModule):
         self, data: ImageSet | None, indices: Tensor, batch_size: int, *, shuffle: bool
     ) -> InMemoryLoader | DataLoader:
         assert data is not None, "setup() comes first"
-        return InMemoryLoader(data, self.batches(indices.to(data.images.device), batch_size, shuffle=shuffle))
+        indices = indices.to(data.images.device)
+        return InMemoryLoader(data, self.batches(data.labels, indices, batch_size, shuffle=shuffle))
 
-    def batches(self, indices: Tensor, batch_size: int, *, shuffle: bool) -> EpochBatches:
+    def batches(self, labels: Tensor, indices: Tensor, batch_size: int, *, shuffle: bool) -> EpochBatches:
+        """Which of the images with these (N,) labels form which batch."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if len(indices) < world_size:
             raise UserError(
                 f"expected at least one image for each of {world_size} processes but found {len(indices)}; "
                 f"use fewer processes: trainer.devices={len(indices)}"
             )
-        return EpochBatches(indices, batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world_size)
+        balanced = labels[indices].cpu() if shuffle and self.sampling == "balanced" else None
+        return EpochBatches(
+            indices,
+            batch_size,
+            shuffle=shuffle,
+            balanced_by=balanced,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (in training) and normalise a batch on its device."""
+        """Augment (in training), normalise and mix (in training) a batch on its device."""
         if isinstance(batch, Tensor):  # the model summary's example input
             return batch
         images, labels = batch
-        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
+        training = self.trainer is not None and self.trainer.training
+        if self.augmentation is not None and training:
             images = self.augmentation(images, self.batch_generator(images.device))
-        return normalize(images, self.mean, self.std), labels
+        images = normalize(images, self.mean, self.std)
+        if self.mix is not None and training:
+            images, labels = self.mix(images, labels, self.num_classes, self.batch_generator(images.device))
+        return images, labels
 
     def batch_generator(self, device: torch.device) -> torch.Generator:
         """Randomness as a function of seed, rank and step only, so that a resumed run repeats it exactly."""
@@ -258,47 +272,3 @@ class ImageDataModule(pl.LightningDataModule):
         step = self.trainer.fit_loop.total_batch_idx
         seeds = np.random.SeedSequence((self.seed, self.trainer.global_rank, step + 1))
         return torch.Generator(device).manual_seed(int(seeds.generate_state(1)[0]))
-
-
-@rank_zero_only
-def tell(message: str) -> None:
-    """Print a line, once whatever the number of processes."""
-    print(message, flush=True)
-
-
-def stratified_split(
-    labels: Tensor, val_size: int | float, seed: int, setting: str = "data.val_size"
-) -> tuple[Tensor, Tensor]:
-    """Split samples in two, with the same share of each class in both (largest remainders).
-
-    Args:
-        labels: (N,) int64.
-        val_size: Number of samples in the second part, or their fraction when below 1.
-        seed: Seed of the choice.
-        setting: Where the user sets `val_size`, for the error.
-
-    Returns:
-        Indices of the first part (training) and of the second (validation), both int64 and ascending.
-
-    Raises:
-        UserError: One of the parts would be empty.
-    """
-    count = round(val_size * len(labels)) if val_size < 1 else int(val_size)
-    if not 0 < count < len(labels):
-        raise UserError(
-            f"expected to hold out 1 to {len(labels) - 1} of {len(labels)} images but found {count}; "
-            f"set {setting} to a count or a fraction"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    labels = labels.unique(return_inverse=True)[1]  # images without a label are a class of their own here
-    per_class = torch.bincount(labels)
-    share = per_class * (count / len(labels))
-    quota = share.floor().long()
-    missing = count - int(quota.sum())
-    quota[(share - quota).argsort(descending=True, stable=True)[:missing]] += 1
-    order = torch.randperm(len(labels), generator=generator)
-    by_class = order[labels[order].argsort(stable=True)]  # shuffled within each class
-    starts = per_class.cumsum(0) - per_class
-    position = torch.arange(len(labels)) - starts[labels[by_class]]  # position within its class
-    chosen = position < quota[labels[by_class]]
-    return by_class[~chosen].sort().values, by_class[chosen].sort().values

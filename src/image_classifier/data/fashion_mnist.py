@@ -29,6 +29,10 @@ class TorchvisionMNIST(ImageDataModule):
         self.root = Path(root).expanduser()
         self.class_names = tuple(getattr(torchvision.datasets, dataset).classes)
 
+    @property
+    def source(self) -> str:
+        return self.dataset
+
     def prepare_data(self) -> None:
         ensure_files(self.root / self.dataset / "raw", self.dataset)
 

@@ -1,5 +1,6 @@
 """A learnable image data set made from a seed: needs no files."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -7,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from image_classifier.data.datamodule import ImageDataModule
+from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import ImageSet
+from image_classifier.engine.images.pictures import height_and_width
 
 NOISE = 0.25  # standard deviation of the pixel noise, in units of the full range
 TEST_SHARE = 0.2
@@ -19,7 +22,7 @@ class Synthetic(ImageDataModule):
     Args:
         num_classes: Number of classes, at least 2.
         num_samples: Images in all; a fifth of them is the test set.
-        image_size: Height and width in pixels.
+        image_size: Height and width in pixels: one number, or the two.
         channels: Colour channels.
         imbalance: How many times more images the most frequent class has than the rarest; 1 is balanced.
             Class sizes fall geometrically (long-tailed, as in arXiv:1901.05555).
@@ -31,15 +34,17 @@ class Synthetic(ImageDataModule):
         *,
         num_classes: int = 10,
         num_samples: int = 2000,
-        image_size: int = 28,
+        image_size: int | Sequence[int] = 28,
         channels: int = 1,
         imbalance: float = 1.0,
         **settings: Any,
     ) -> None:
+        if not isinstance(channels, int):
+            raise UserError(f"expected data.channels to be a number for generated images but found {channels}")
         super().__init__(mean=(0.5,) * channels, std=(0.25,) * channels, **settings)
         self.class_names = tuple(f"class {index}" for index in range(num_classes))
         self.num_samples = num_samples
-        self.image_shape = (channels, image_size, image_size)
+        self.image_shape = (channels, *height_and_width(image_size))
         self.imbalance = imbalance
 
     def load_train_images(self) -> ImageSet:

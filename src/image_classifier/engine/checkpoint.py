@@ -1,9 +1,9 @@
 """Checkpoints: reading them without running what they say, and rebuilding model and data from their recipe.
 
 A checkpoint may come from anywhere. It is read with `weights_only=True`, and its recipe, which names classes to call,
-is held to an exact list: torch's optimizers, schedulers and losses, the metrics of torchmetrics, what the files in
-`configs/` name for model and data, and what `trusted` names exactly. All else is refused before anything is called.
-Strings stay strings: nothing in a recipe is resolved or looked up.
+is held to an exact list: torch's optimizers, schedulers and losses, the metrics of torchmetrics, torchvision's
+transforms, what the files in `configs/` name for model and data, and what `trusted` names exactly. All else is refused
+before anything is called. Strings stay strings: nothing in a recipe is resolved or looked up.
 """
 
 import inspect
@@ -20,6 +20,7 @@ import yaml
 from torch import nn
 from torch.nn.modules import loss as losses
 from torch.optim import Optimizer, lr_scheduler
+from torchvision.transforms import v2
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.former_names import renamed
@@ -87,7 +88,7 @@ def targets_in(node: Any) -> Iterator[Any]:
 
 @lru_cache(maxsize=1)
 def allowed_targets() -> frozenset[str]:
-    """What a recipe may name: torch's optimizers, schedulers and losses, and what `configs/` has for model and data."""
+    """What a recipe may name: classes of torch and torchvision, and what `configs/` has for model and data."""
     names = {
         f"{module.__name__}.{name}"
         for module, base in (
@@ -96,6 +97,7 @@ def allowed_targets() -> frozenset[str]:
             (nn, losses._Loss),
             (losses, losses._Loss),
             (torchmetrics.classification, torchmetrics.Metric),
+            (v2, v2.Transform),
         )
         for name, value in vars(module).items()
         if inspect.isclass(value) and issubclass(value, base) and value is not base
@@ -174,7 +176,7 @@ def load_model(checkpoint: dict[str, Any]) -> pl.LightningModule:
 
 def load_datamodule(checkpoint: dict[str, Any]) -> Any:
     """Rebuild the data module from a checkpoint's recipe; nothing is read yet."""
-    data = dict(checkpoint["recipe"]["data"])
+    data = with_measured(checkpoint["recipe"])
     if data.get("root") is not None:
         data["root"] = str(PROJECT_ROOT / data["root"])  # an absolute root stays itself
     try:
@@ -222,6 +224,13 @@ def load_data(checkpoint: dict[str, Any], ckpt_path: str, overrides: Mapping[Any
             f"but found {', '.join(datamodule.class_names)}; name the right data: data.root=DIR"
         )
     return datamodule
+
+
+def with_measured(recipe: Recipe) -> dict[str, Any]:
+    """The settings of the data, with what training found where they say "auto"."""
+    channels = recipe.get("image_shape", [None])[0]
+    found = {"channels": channels, "mean": recipe.get("mean"), "std": recipe.get("std")}
+    return {key: found[key] if key in found and value == "auto" else value for key, value in recipe["data"].items()}
 
 
 def misfit(what: str, error: Exception) -> UserError:

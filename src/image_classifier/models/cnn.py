@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from image_classifier.engine.network_arguments import require_size, require_sizes
+from image_classifier.engine.settings import Count
 
 
 class CNN(nn.Module):
@@ -24,12 +24,10 @@ class CNN(nn.Module):
         self,
         image_shape: Sequence[int],
         num_classes: int,
-        channels: Sequence[int] = (16, 32, 96),
-        hidden_size: int = 128,
+        channels: Sequence[Count] = (16, 32, 96),
+        hidden_size: Count = 128,
     ) -> None:
         super().__init__()
-        require_sizes("channels", channels, "[16,32,96]")
-        require_size("hidden_size", hidden_size, 128)
         inputs, height, width = image_shape
         stages = []
         for outputs in channels:

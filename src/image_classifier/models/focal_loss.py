@@ -22,10 +22,16 @@ class FocalLoss(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of (B, K) logits and (B,) classes."""
+        """Mean loss of (B, K) logits and (B,) classes, or (B, K) shares of classes."""
+        log_p = F.log_softmax(logits.float(), 1)  # (B, K)
+        if targets.is_floating_point():  # the mean is over B, as in torch's CrossEntropyLoss
+            shares = targets if self.weight is None else targets * self.weight
+            return (shares * self.of_true_class(log_p)).sum(1).mean()
         known = targets != self.ignore_index
         targets = targets.where(known, 0)
-        log_p = F.log_softmax(logits.float(), 1).gather(1, targets[:, None]).squeeze(1)  # (B,)
         weights = known.float() if self.weight is None else self.weight[targets] * known
-        losses = -((1 - log_p.exp()) ** self.gamma) * log_p
+        losses = self.of_true_class(log_p.gather(1, targets[:, None]).squeeze(1))  # (B,)
         return (weights * losses).sum() / weights.sum()
+
+    def of_true_class(self, log_p: Tensor) -> Tensor:
+        return -((1 - log_p.exp()) ** self.gamma) * log_p

@@ -6,7 +6,7 @@ from math import prod
 
 from torch import nn
 
-from image_classifier.engine.network_arguments import require_sizes
+from image_classifier.engine.settings import Count
 
 
 class MLP(nn.Sequential):
@@ -25,9 +25,8 @@ class MLP(nn.Sequential):
         self,
         image_shape: Sequence[int],
         num_classes: int,
-        hidden_sizes: Sequence[int] = (512, 256, 128, 64, 32),
+        hidden_sizes: Sequence[Count] = (512, 256, 128, 64, 32),
     ) -> None:
-        require_sizes("hidden_sizes", hidden_sizes, "[512,256]")
         layers: list[nn.Module] = [nn.Flatten()]  # (B, C, H, W) -> (B, C * H * W)
         for inputs, outputs in pairwise((prod(image_shape), *hidden_sizes)):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torchvision
 from torch import nn
 
-from image_classifier.engine.network_arguments import require
+from image_classifier.engine.errors import UserError
 
 
 def resnet(
@@ -24,7 +24,11 @@ def resnet(
         UserError: torchvision has no ResNet of that name.
     """
     names = [name for name in torchvision.models.list_models() if name in torchvision.models.resnet.__all__]
-    require(name in names, "name", name, f"one of {', '.join(names)}", "resnet18")
+    if name not in names:
+        raise UserError(
+            f"expected model.net.name to be one of {', '.join(names)} but found {name!r}; "
+            "for example model.net.name=resnet18"
+        )
     network = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     channels = network.conv1.out_channels
     if small_images:

@@ -1,11 +1,12 @@
 """Wide residual networks for small images (Zagoruyko and Komodakis, arXiv:1605.07146)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from image_classifier.engine.network_arguments import is_size, require, require_size
+from image_classifier.engine.settings import Count, from_to_below, in_steps
 
 
 class WideResNet(nn.Module):
@@ -23,13 +24,14 @@ class WideResNet(nn.Module):
     """
 
     def __init__(
-        self, image_shape: Sequence[int], num_classes: int, depth: int = 40, width: int = 4, dropout: float = 0.0
+        self,
+        image_shape: Sequence[int],
+        num_classes: int,
+        depth: Annotated[int, in_steps(10, 6)] = 40,
+        width: Count = 4,
+        dropout: Annotated[float, from_to_below(0, 1)] = 0.0,
     ) -> None:
         super().__init__()
-        require(is_size(depth) and depth > 4 and depth % 6 == 4, "depth", depth, "10, 16, 22, 28, 34, 40, ...", 40)
-        require_size("width", width, 4)
-        probability = isinstance(dropout, int | float) and 0 <= dropout < 1
-        require(probability, "dropout", dropout, "a number from 0 to below 1", 0.3)
         blocks = (depth - 4) // 6
         channels = 16
         layers: list[nn.Module] = [nn.Conv2d(image_shape[0], channels, kernel_size=3, padding=1, bias=False)]

@@ -105,3 +105,57 @@ def test_restored_loader_goes_on_with_the_next_batch(data: ImageSet, served: int
     assert [labels.tolist() for _, labels in rest] == (whole[served:] or whole)  # a finished epoch: the next one
     assert [labels.tolist() for _, labels in rest] == whole  # only the epoch that was cut short starts late
     assert len(rest) == 6
+
+
+def balanced(labels: Tensor, batch_size: int, world_size: int = 1, epoch: int = 0) -> list[list[Tensor]]:
+    """The batches of each process, as positions in the labels."""
+    found = []
+    for rank in range(world_size):
+        batches = EpochBatches(
+            torch.arange(len(labels)) + 1000,
+            batch_size,
+            shuffle=True,
+            balanced_by=labels,
+            seed=3,
+            rank=rank,
+            world_size=world_size,
+        )
+        batches.set_epoch(epoch)
+        found.append([batch - 1000 for batch in batches])
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("sizes", [[50, 5, 1], [7, 7, 7], [100, 3], [1, 1, 1, 20], [6]])
+def test_balanced_epochs_hold_each_class_equally_often_over_all_processes(sizes: list[int], world_size: int) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(sizes)) * 2, torch.tensor(sizes))
+    for epoch in range(3):
+        drawn = torch.cat([batch for batches in balanced(labels, 4, world_size, epoch) for batch in batches])
+        assert len(drawn) == len(labels)
+        counts = torch.bincount(labels[drawn])[::2]
+        assert int(counts.max() - counts.min()) <= 1
+        for label in labels.unique():  # within a class each sample is met equally often
+            members = torch.bincount(drawn[labels[drawn] == label], minlength=len(labels))[labels == label]
+            assert int(members.max() - members.min()) <= 1
+
+
+def test_balanced_epochs_differ_and_repeat() -> None:
+    labels = torch.arange(60) % 7 // 3
+    first, again, other = (torch.cat(balanced(labels, 4, 1, epoch)[0]) for epoch in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    rare = [set(torch.cat(balanced(torch.arange(60) // 50, 4, 1, epoch)[0]).tolist()) for epoch in range(8)]
+    assert set.union(*rare) == set(range(60))  # over the epochs all are met
+
+
+def test_samples_without_a_label_are_not_drawn() -> None:
+    labels = torch.tensor([-100] * 30 + [0] * 5 + [1])
+    drawn = torch.cat(balanced(labels, 4)[0])
+    assert len(drawn) == 36 and torch.bincount(labels[drawn]).tolist() == [18, 18]
+    assert len(torch.cat(balanced(torch.full((9,), -100), 4)[0])) == 9
+
+
+def test_balanced_processes_together_step_on_the_batches_of_one() -> None:
+    labels = torch.arange(48) // 40
+    together, alone = balanced(labels, 4, 2), balanced(labels, 8, 1)[0]
+    for first, second, both in zip(*together, alone, strict=True):
+        assert torch.equal(torch.cat([first, second]).sort().values, both.sort().values)

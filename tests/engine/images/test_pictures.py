@@ -17,10 +17,8 @@ from image_classifier.engine.images.pictures import (
     class_name,
     describe_skipped,
     find_pictures,
-    picture_keys,
     picture_suffixes,
     read_picture,
-    read_pictures,
 )
 
 
@@ -47,6 +45,19 @@ def test_crop_keeps_the_centre_and_stretch_keeps_everything(tmp_path: Path, fit:
     assert image[0, 10, 1] == edge and image[0, 10, 10] == 255
 
 
+@pytest.mark.parametrize("shape", [(10, 30), (30, 10), (30, 30), (7, 9)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pad_keeps_everything_and_the_proportions(tmp_path: Path, shape: tuple[int, int], channels: int) -> None:
+    path = save(tmp_path / "a.png", np.full(shape, 200, dtype=np.uint8))
+    image = read_picture(path, PictureForm(channels, 15, 20, "pad", (9, 8, 7)[:channels]))
+    scale = min(15 / shape[0], 20 / shape[1])
+    height, width = round(shape[0] * scale), round(shape[1] * scale)
+    top, left = round((15 - height) / 2), round((20 - width) / 2)
+    expected = torch.tensor((9, 8, 7)[:channels], dtype=torch.uint8).view(-1, 1, 1).repeat(1, 15, 20)
+    expected[:, top : top + height, left : left + width] = 200
+    assert torch.equal(image, expected)
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", "cut"])
 def test_unreadable_file_is_named(tmp_path: Path, content: bytes | str) -> None:
     path = save(tmp_path / "bad.png", np.random.default_rng(0).integers(256, size=(50, 50, 3), dtype=np.uint8))
@@ -54,9 +65,6 @@ def test_unreadable_file_is_named(tmp_path: Path, content: bytes | str) -> None:
     form = PictureForm(3, 8, 8, "crop")
     with pytest.raises(UserError, match=r"expected a picture but found .*bad\.png"):
         read_picture(path, form)
-    good = save(tmp_path / "good.png", np.zeros((5, 5), dtype=np.uint8))
-    with pytest.raises(UserError, match=r"bad\.png"):
-        read_pictures((good, path, good), form)
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -138,18 +146,3 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert "\\xfe.png" in str(told.value)
     Image.new("RGB", (4, 4)).save(bad)
     assert read_picture(bad, PictureForm(3, 4, 4, "crop")).shape == (3, 4, 4)
-    assert len(picture_keys((bad,), (bad.name,))) == 1
-
-
-def test_keys_are_of_name_size_and_content(tmp_path: Path) -> None:
-    contents = {"a": b"0" * 9000, "b": b"0" * 4500 + b"1" + b"0" * 4499, "c": b"0" * 9001, "d": b""}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    paths = tuple(tmp_path / name for name in contents)
-    keys = picture_keys(paths, ("x/1.png",) * 4)
-    assert keys.dtype == torch.int64 and len(keys.unique()) == 4
-    assert not torch.isin(picture_keys(paths, ("y/1.png",) * 4), keys).any()
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert torch.equal(picture_keys(tuple(moved / name for name in contents), ("x/1.png",) * 4), keys)
-    with pytest.raises(UserError, match=r"^expected a readable picture but found .*moved/a2'; check its rights"):
-        picture_keys((moved / "a2",), ("x/1.png",))

@@ -22,7 +22,11 @@ WRONG: dict[str, list[Any]] = {
     "data.val_size": [0, 0.0, 1.0, 1.5, -3, "half"],
     "data.test_size": [0, 0.0, 1.0, "half"],
     "data.in_memory": ["yes", 1.5],
-    "data.fit": ["pad"],
+    "data.fit": ["squeeze"],
+    "data.image_size": [0, 1.5, "large", True, [8], [8, 8, 8], [0, 8], []],
+    "data.channels": [0, 2.5, "grey", True],
+    "data.mean": [0.5, "measured", [], ["a"], [-0.1], [True]],
+    "data.std": [0.5, "measured", [], [0], [0.0005]],
     "model.init_from": [3, True, ["a.ckpt"]],
     "model.freeze": ["stem", [1], {"stem": True}],
     "model.lr_factors": [0.1, ["stem"], {"stem": -1}, {"stem": "slow"}],
@@ -56,6 +60,8 @@ def wrong_values(key: str) -> list[Any]:
 
 def config_with(key: str, value: Any) -> DictConfig:
     cfg = OmegaConf.create({"ckpt_path": "a.ckpt"})
+    if key == "data.fold":
+        OmegaConf.update(cfg, "data.folds", 5, force_add=True)
     OmegaConf.update(cfg, key, value, force_add=True)
     return cfg
 
@@ -120,3 +126,21 @@ def test_mandatory_settings_are_asked_for(
 ) -> None:
     with pytest.raises(UserError, match=f"expected a value for {key} but found none; add {key}=VALUE"):
         compose_config(*overrides, config_name=config_name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.fold=1"], r"data\.folds because data\.fold=1 but found none; for example data\.folds=5"),
+        (
+            ["data.folds=3", "data.fold=3"],
+            r"from 0 to 2 because data\.folds=3 .*'data\.fold=range\(3\)'",
+        ),
+    ],
+)
+def test_folds_that_are_not_there(
+    compose_config: Callable[..., DictConfig], overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        compose_config(*overrides)
+    compose_config("data.folds=3", "data.fold=2")

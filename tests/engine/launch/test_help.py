@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from image_classifier import commands
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import help as help_page
+from image_classifier.engine.launch.assembly import make_loggers
 from image_classifier.engine.launch.choices import NAMES_ELSEWHERE, check_choices
 from image_classifier.engine.launch.yaml_comments import comments, groups, option_files, read_config_file
 from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from tiny import TINY
 
 CONFIGS = Path(CONFIG_DIR)
-ABSTRACT = {("data", "in_memory"), ("model", "classifier"), ("pruning", "common")}
+ABSTRACT = {("data", "in_memory"), ("data", "pictures"), ("model", "classifier"), ("pruning", "common")}
 OFFERED = [group for group in groups(CONFIGS) if group.partition("/")[0] not in help_page.NO_CHOICES]
 
 
@@ -181,9 +182,14 @@ def test_comments_of_a_file(tmp_path: Path) -> None:
         ("debug=default", "here: debug=one_batch"),
         ("debug=limit", "here: debug=limited_data"),
         ("logger=many_loggers", r"here: logger=\[tensorboard,csv,wandb\]"),
-        ("tags=[mnist,first]", "expected a setting of this project but found tags=.*; here: hydra.run.dir=DIR"),
+        ("tags=[mnist,first]", "expected a setting of this project but found tags=.*; here: .logger.wandb.tags"),
         ("hparams_search=mnist_optuna", "here: -m sweep=optuna"),
+        ("+tags=[a]", "found .tags=.*; here: .logger.wandb.tags"),
         ("extras.enforce_tags=false", "here: leave it out"),
+        ("data.pin_memory=true", "here: leave it out, for it is done"),
+        ("data.train_val_test_split=[55000,5000,10000]", "here: data.val_size"),
+        ("paths.log_dir=logs", "here: paths.output_dir"),
+        ("trainer.min_epochs=2", "here: .trainer.min_epochs"),
     ],
 )
 def test_options_that_are_none_are_told_in_a_line(argument: str, message: str) -> None:
@@ -202,6 +208,43 @@ def test_options_that_are_none_are_told_in_a_line(argument: str, message: str) -
 )
 def test_all_else_is_left_to_hydra(argument: str) -> None:
     check_choices([argument], CONFIGS)
+
+
+@pytest.mark.parametrize(("file", "argument"), [("train.yaml", "tags=[a]"), ("data/own.yaml", "data.pin_memory=true")])
+def test_a_project_may_have_settings_of_these_names(tmp_path: Path, file: str, argument: str) -> None:
+    (tmp_path / "data").mkdir()
+    key = argument.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(UserError, match="here: "):
+        check_choices([argument], tmp_path)
+    (tmp_path / file).write_text(f"a: 1\n{key}: []\n")
+    check_choices([argument], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["debug=default"], "here: debug=one_batch"),
+        (["debug=fdr"], "here: debug=one_batch"),
+        (["debug=limit"], "here: debug=limited_data"),
+        (["logger=many_loggers"], "here: logger=[tensorboard,csv,wandb]"),
+        (['tags=["mnist", "experiment_X"]'], "here: +logger.wandb.tags=[NAME,...]"),
+        (["-m", "hparams_search=mnist_optuna", "experiment=example"], "here: -m sweep=optuna"),
+        (["trainer=ddp_sim", "trainer.devices=2"], "here: trainer=ddp trainer.accelerator=cpu"),
+        (["trainer=mps"], "here: trainer.accelerator=mps"),
+    ],
+)
+def test_another_templates_commands_are_told_in_one_line(
+    run_train: Callable[..., int], capsys: pytest.CaptureFixture[str], typed: list[str], told: str
+) -> None:
+    assert run_train(*typed) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: expected ") and told in printed and len(printed.splitlines()) == 1
+
+
+def test_wandb_takes_tags(compose_config: Callable[..., DictConfig]) -> None:
+    cfg = compose_config("logger=wandb", "+logger.wandb.tags=[mnist,first]")
+    (logger,) = make_loggers(cfg)
+    assert logger._wandb_init["tags"] == ["mnist", "first"]
 
 
 def test_directories_of_ones_own_are_left_to_hydra() -> None:

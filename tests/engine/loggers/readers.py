@@ -2,10 +2,13 @@
 
 import csv
 import json
+import os
 import re
+import sqlite3
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -187,11 +190,53 @@ class MLFlowReader(Reader):
         return content
 
 
+class TrackioReader(Reader):
+    """Reads the database and the pictures of the store that all runs share."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir)
+        self.store = Path(os.environ["TRACKIO_DIR"])
+        self.name = "-".join(run_dir.parts[-2:])
+        with closing(sqlite3.connect(self.store / "image-classifier.db")) as database:
+            query = "select step, metrics from metrics where run_name = ? order by id"
+            self.rows = [(step, json.loads(text)) for step, text in database.execute(query, [self.name])]
+            self.configs = [
+                json.loads(text)
+                for (text,) in database.execute("select config from configs where run_name = ?", [self.name])
+            ]
+
+    def scalars(self) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for step, row in self.rows:
+            for key, value in row.items():
+                if not isinstance(value, dict):
+                    found.setdefault(key, {})[step] = value
+        return found
+
+    def at(self, key: str, step: int) -> Any:
+        (found,) = (row[key] for place, row in self.rows if place == step and key in row)
+        return found
+
+    def image(self, key: str, step: int) -> np.ndarray:
+        return read_png(self.store / "media" / self.at(key, step)["file_path"])
+
+    def has_image(self, key: str) -> bool:
+        return any(key in row for _, row in self.rows)
+
+    def table(self, key: str, step: int) -> Nested:
+        rows = self.at(key, step)["_value"]
+        return from_grid([list(rows[0]), *(list(row.values()) for row in rows)])
+
+    def beside(self, key: str, step: int) -> dict[str, float]:
+        return {name: self.at(f"{key}/{name}", step) for name in ("epoch", "acc")}
+
+
 READERS: dict[str, type[Reader]] = {
     "tensorboard": TensorBoardReader,
     "wandb": WandbReader,
     "csv": CSVReader,
     "mlflow": MLFlowReader,
+    "trackio": TrackioReader,
     "none": NoneReader,
 }
 

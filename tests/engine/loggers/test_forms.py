@@ -124,7 +124,7 @@ def test_table_is_nested_by_predicted_then_true_class(everything: Run, stage: st
 
 def test_table_has_epoch_and_accuracy_beside_it(run_with: Callable[..., Run]) -> None:
     options = ("confusion_matrix=all", "confusion_matrix.normalize=[none,true]")
-    for logger in ("wandb", "mlflow", "tensorboard"):
+    for logger in ("wandb", "mlflow", "tensorboard", "trackio"):
         run = run_with(logger, *options)
         counts = run.expected["val"]
         accuracy = counts.trace() / counts.sum()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from readers import READERS, MLFlowReader, TensorBoardReader, WandbReader, finished_records
+from readers import READERS, MLFlowReader, TensorBoardReader, TrackioReader, WandbReader, finished_records
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -90,13 +90,21 @@ def test_wandb_names_are_cut_and_stay_apart(train: Callable[..., Path]) -> None:
     assert run.run_id == "a_b_c"
 
 
+def test_a_resumed_run_goes_on_in_its_trackio_run(train: Callable[..., Path]) -> None:
+    run_dir = train("logger=trackio", SHORT)
+    train("logger=trackio", "trainer.max_epochs=2", f"ckpt_path={run_dir}/checkpoints/last.ckpt")
+    reader = TrackioReader(run_dir)
+    assert len(reader.configs) == 1 and reader.configs[0]["data.num_classes"] == 4
+    assert len(reader.scalars()["val/acc"]) == 2
+
+
 @pytest.mark.parametrize("project", ["a/b", "50%", "what?", "x" * 129])
 def test_a_project_that_wandb_refuses_is_told(train: Callable[..., Path], project: str) -> None:
     with pytest.raises(UserError, match="expected a W&B project of at most 128 characters"):
         train("logger=wandb", f"logger.wandb.project={project}")
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "csv", "wandb", "mlflow"])
+@pytest.mark.parametrize("name", ["tensorboard", "csv", "wandb", "mlflow", "trackio"])
 def test_keys_of_odd_characters_reach_the_logger(compose_config: Callable, name: str, tmp_path: Path) -> None:
     cfg = compose_config(f"logger={name}", *(["logger.wandb.mode=offline"] if name == "wandb" else []))
     (logger,) = assembly.make_loggers(cfg)
@@ -129,6 +137,12 @@ def test_a_missing_mlflow_is_told_with_its_cure(train: Callable[..., Path], monk
     monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
     with pytest.raises(UserError, match="uv pip install mlflow"):
         train("logger=mlflow")
+
+
+def test_a_missing_trackio_is_told_with_its_cure(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "trackio", None)
+    with pytest.raises(UserError, match="uv pip install trackio"):
+        train("logger=trackio")
 
 
 def test_several_loggers_share_a_run(train: Callable[..., Path]) -> None:

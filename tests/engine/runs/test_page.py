@@ -1,19 +1,20 @@
 import base64
-import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from image_classifier.engine.figures.report import draw_learning_curves
-from image_classifier.engine.runs import page
+from handmade import make_run, make_table
+from image_classifier.engine.confusion.history import MatrixHistory
+from image_classifier.engine.runs import packing, page
+from image_classifier.engine.runs.page import write_report
 
-HOSTILE = ['<script src="http://x.example/a.js"></script>', "a & b", "quo\"te's", "plain"]
-VOID = {"meta", "img", "link", "br", "hr"}
+HOSTILE = ['<script src="http://x.example/a.js"></script>', "a & b", "quo\"te's", "</script><!--\u2028"]
+VOID = {"meta", "img", "link", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
@@ -24,8 +25,8 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.links: list[str] = []
-        self.images: list[str] = []
-        self.text = ""
+        self.policy = ""
+        self.text: dict[str, str] = {}
         self.feed(html)
         assert not self.open
 
@@ -34,91 +35,135 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
         given = dict(attributes)
-        assert not [name for name in given if name.startswith("on")]
+        assert not [name for name in given if name.startswith("on") or name == "style"]  # the policy forbids them
         self.links += [value or "" for name, value in given.items() if name in ("src", "href", "srcset", "data")]
-        if tag == "img":
-            assert given["alt"]
-            self.images.append(given["src"] or "")
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"] or ""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        tag = self.open[-1] if self.open else ""
+        self.text[tag] = self.text.get(tag, "") + data
 
 
-def write(directory: Path, names: list[str], stages: tuple[str, ...] = ("val", "test")) -> str:
-    counts = torch.randint(1, 9, (len(names), len(names)), generator=torch.Generator().manual_seed(0))
-    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    path = page.write_report(
-        directory,
-        title="run <1>",
-        metrics={"test/acc": 0.91234, "epochs": 3},
-        matrices=dict.fromkeys(stages, (counts, names)),
-        curves=draw_learning_curves([{"epoch": 1, "val/loss": 1.0}, {"epoch": 2, "val/loss": 0.5}], [(0, 0.1), (1, 0)]),
-        gallery={"test": picture},
-        calibration={"test": picture},
-        facts={"command": "train.py data.root='<a>'", "git commit": "abc"},
-        configuration="data:\n  name: <img src=http://x.example/b.png>\n",
-    )
-    assert path == directory / "report.html"
-    return path.read_text()
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    table = make_table(HOSTILE, 60)
+    config = {"data": {"name": "<img src=http://x.example/b.png>"}}
+    return make_run(tmp_path / "run <1>", HOSTILE, test=table, val=table, epochs=[table], config=config)
 
 
-def test_page_needs_nothing_but_itself(tmp_path: Path) -> None:
-    shown = Page(write(tmp_path, HOSTILE))
-    assert "script" not in shown.tags
-    assert "link" not in shown.tags
-    assert len(shown.images) == 5  # the curves; the matrices of two stages; gallery and calibration
-    assert shown.links == shown.images
-    for source in shown.images:
-        kind, content = source.split(",", 1)
-        assert kind == "data:image/png;base64"
-        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(content, validate=True))))
-        assert picture.std() > 5  # not blank
+def test_page_needs_nothing_but_itself(run_dir: Path) -> None:
+    path = write_report(run_dir)
+    assert path == run_dir / "report" / "report.html"
+    shown = Page(path.read_text())
+    assert shown.links == []
+    assert shown.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in shown.policy
+    assert "http://" not in re.sub(r"http://www\.w3\.org|http://x\.example", "", path.read_text())
 
 
-def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
-    html = write(tmp_path, HOSTILE)
-    assert 'x.example/a.js"></script>' not in html
-    text = Page(html).text
-    for name in (*HOSTILE, "run <1>", "data.root='<a>'", "name: <img src=http://x.example/b.png>", "0.9123"):
-        assert name in text
+def test_names_are_shown_as_they_are(run_dir: Path) -> None:
+    shown = Page(write_report(run_dir).read_text())
+    assert shown.text["h1"] == "run <1>"
+    assert "train.py data.root='<a>'" in shown.text["dd"]
+    assert "<img src=http://x.example/b.png>" in shown.text["pre"]
+    data = json.loads(shown.text["script"].split("'use strict'")[0])
+    assert data["classNames"] == HOSTILE
 
 
-def test_figures_of_a_class_are_bars_of_their_length(tmp_path: Path) -> None:
-    html = write(tmp_path, ["cat", "dog"], stages=("test",))
-    counts = torch.randint(1, 9, (2, 2), generator=torch.Generator().manual_seed(0)).double()
-    precision, recall = counts.diagonal() / counts.sum(0), counts.diagonal() / counts.sum(1)
-    expected = torch.stack([precision, recall, 2 * precision * recall / (precision + recall)], 1).flatten()
-    bars = re.findall(r'style="background-size: ([0-9.]+)%">([0-9.]+)<', html)
-    assert [float(text) for _, text in bars] == pytest.approx(expected.tolist(), abs=5.1e-5)
-    assert [float(length) / 100 for length, _ in bars] == pytest.approx(expected.tolist(), abs=5.1e-5)
+def test_the_page_is_made_from_the_run_directory_alone(run_dir: Path) -> None:
+    first = write_report(run_dir).read_text()
+    (run_dir / "report" / "report.html").unlink()
+    moved = run_dir.rename(run_dir.with_name("moved"))
+    again = write_report(moved).read_text()
+    for tag in ("title", "h1"):
+        first = first.replace(f"<{tag}>run &lt;1&gt;<", f"<{tag}>moved<")
+    assert again == first
 
 
-def test_pictures_lie_beside_the_page(tmp_path: Path) -> None:
-    images = Page(write(tmp_path, HOSTILE)).images
-    embedded = {base64.b64decode(source.split(",")[1]) for source in images}
-    assert {path.read_bytes() for path in tmp_path.glob("*.png")} == embedded
+def test_pictures_for_slides_lie_beside_it(run_dir: Path) -> None:
+    write_report(run_dir)
+    found = sorted((run_dir / "report").glob("*.png"))
+    assert [path.stem for path in found] == ["confusion_matrix_test", "confusion_matrix_val", "learning_curves"]
+    for path in found:
+        assert np.asarray(Image.open(path)).std() > 5  # not blank
 
 
 @pytest.mark.parametrize("number", [2, 1000])
 def test_any_number_of_classes_fits(tmp_path: Path, number: int) -> None:
     names = [f"class {index}" for index in range(number)]
-    html = write(tmp_path, names, stages=("test",))
-    text = Page(html).text
-    rows = html.count('<tr><td class="name">')
-    assert rows == min(number, 50) + min(10, number * (number - 1))
-    assert ("50 of" in text) == (number > 50)
-    assert len(html) < 3_000_000
-    for path in tmp_path.glob("*.png"):
-        assert max(Image.open(path).size) < 3500
+    few = make_table(names, 10 * number, sure=5)
+    columns = {name: np.tile(getattr(few, name), 5) for name in ("true", "predicted", "confidence", "loss", "second")}
+    table = few._replace(samples=[str(index) for index in range(50 * number)], **columns)
+    path = write_report(make_run(tmp_path / "run", names, test=table, val=table, epochs=[table] * 3))
+    assert path.stat().st_size < 8_000_000
+    for picture in path.parent.glob("*.png"):
+        assert max(Image.open(picture).size) < 3500
 
 
-def test_the_hardest_of_many_classes_are_shown() -> None:
-    counts = torch.eye(100, dtype=torch.int64) * 10
-    counts[7, 8] = 90  # class 7: F1 18 / 110, class 8: 20 / 110
-    counts[3, 3] = 0  # absent: not hard, but unknown
-    text = page.class_tables(counts, [f"class {index}" for index in range(100)])
-    assert [row[0] for row in text["classes"][:2]] == ["class 7", "class 8"]
-    assert "class 3" not in [row[0] for row in text["classes"]]
+def test_a_run_that_was_broken_off_has_a_page_too(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"val/acc": 0.5}')
+    assert "val/acc" in write_report(tmp_path).read_text()
+
+
+def test_predictions_alone_make_a_matrix(run_dir: Path) -> None:
+    (run_dir / "confusion_matrix" / "test.csv").unlink()
+    matrix = page.read_matrix(run_dir, "test")
+    assert matrix is not None
+    counts, names = matrix
+    assert set(names) == set(HOSTILE)
+    assert counts.sum() == 60
+
+
+@pytest.mark.parametrize("values", [[], [0], [127, 128, 129], [2**14 - 1, 2**14, 2**21, 2**35, 2**55], range(300)])
+def test_whole_numbers_are_packed_in_as_few_bytes_as_they_need(values: list[int]) -> None:
+    content = base64.b64decode(packing.pack_whole(np.array(values, dtype=np.int64)).removeprefix("v:"))
+    read, value, shift = [], 0, 0
+    for byte in content:
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            read.append(value)
+            value, shift = 0, 0
+    assert read == list(values)
+    assert len(content) == sum(max(1, -(-int(number).bit_length() // 7)) for number in values)
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (["/a/b/one.png", "/a/b/two.png"], "/a/b/"),
+        (["/a/bc/one.png", "/a/bd/two.png"], "/a/"),
+        (["one.png", "other/two.png"], ""),
+        (["/one.png"], "/"),
+        (["x"], ""),
+    ],
+)
+def test_paths_share_their_directory(names: list[str], prefix: str) -> None:
+    packed = packing.pack_names(names)["names"]
+    assert packed["prefix"] == prefix
+    assert [packed["prefix"] + rest for rest in packed["rest"]] == names
+
+
+@pytest.mark.parametrize(
+    ("saved", "told", "expected"),
+    [
+        ("b", None, 2),  # the only epoch with this matrix
+        ("a", None, None),  # the first or the third: nobody knows
+        ("a", 1, 1),
+        ("a", 3, 3),
+        ("b", 4, None),  # the weights were validated once more after the last epoch
+        ("c", 2, None),  # validated in the middle of an epoch, whose last matrix is kept
+        ("c", None, None),
+    ],
+)
+def test_epochs_with_equal_matrices_are_told_apart(saved: str, told: int | None, expected: int | None) -> None:
+    matrices = {"a": [[3, 1], [0, 4]], "b": [[4, 0], [1, 3]], "c": [[3, 1], [1, 3]]}
+    history = MatrixHistory(2)
+    for epoch, name in enumerate("aba", 1):
+        cells = [(true, guess) for (true, guess), count in np.ndenumerate(matrices[name]) for _ in range(count)]
+        history.add(epoch, *np.array(cells).T)
+    assert page.best_epoch(history, np.array(matrices[saved]), told) == expected

@@ -46,6 +46,16 @@ def test_a_diverged_job_keeps_no_checkpoint_of_nan_weights(grid: tuple[Path, Out
     assert not (directory / "5" / "checkpoints" / "last.ckpt").exists()
 
 
+def test_the_finished_jobs_stand_side_by_side_in_a_page(grid: tuple[Path, Outcome]) -> None:
+    directory, outcome = grid
+    page = (directory / "comparison.html").read_text()
+    assert f"Comparison: {directory}/comparison.html" in outcome.output
+    assert "Sweep grid: 2 of 6 jobs, best first" in page
+    best, second = (row["directory"] for row in summary(directory)[:2])
+    assert 0 < page.index(f"grid/{best}<") < page.index(f"grid/{second}<")
+    assert "<td>model.optimizer.lr</td>" in page
+
+
 def test_the_table_ranks_jobs_by_the_monitored_metric(grid: tuple[Path, Outcome]) -> None:
     directory, outcome = grid
     rows = summary(directory)

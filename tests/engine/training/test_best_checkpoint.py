@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from sklearn.metrics import accuracy_score
 
@@ -154,6 +155,28 @@ def test_averaged_weights_are_tested_when_they_were_chosen(
         config_name="eval",
     )
     assert pipeline.evaluate(cfg) == pytest.approx(read_metrics(run_dir)["test/acc"], abs=1e-7)
+
+
+class Forget(pl.Callback):
+    """Changes the weights when nobody expects it any more, as a callback of one's own may do."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                parameter.zero_()
+
+
+def test_weights_that_change_at_the_very_end_are_validated_again(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Forget, "__module__", "pytorch_lightning.callbacks")
+    monkeypatch.setattr(pl.callbacks, "Forget", Forget, raising=False)
+    validations: list[int] = []
+    monkeypatch.setattr(pl.Trainer, "validate", lambda *arguments, **settings: validations.append(1))
+    train(*PLAIN, "trainer.max_epochs=1")
+    assert not validations
+    train(*PLAIN, "trainer.max_epochs=1", "+callbacks.forget={_target_: pytorch_lightning.callbacks.Forget}")
+    assert validations
 
 
 @pytest.mark.parametrize("name", ["ema", "averaging", "swa"])

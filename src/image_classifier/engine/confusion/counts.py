@@ -1,6 +1,5 @@
 """The K x K count matrix, accumulated batch by batch. Rows are true classes, columns predicted ones."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,16 +32,6 @@ class ConfusionCounts(Metric):
         self.flat_counts: Tensor
         # One more bin, the last, takes the ignored samples: filtering them out would wait for the device.
         self.add_state("flat_counts", torch.zeros(num_classes**2 + 1, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
-        """Metric's own wrapper takes twice as long as the counting; this one keeps what `compute` and `reset` need."""
-
-        def counted_update(predicted: Tensor, targets: Tensor) -> None:
-            self.__dict__["_computed"] = None  # past Module.__setattr__, which looks for parameters
-            self.__dict__["_update_count"] += 1
-            update(predicted, targets)
-
-        return counted_update
 
     def update(self, predicted: Tensor, targets: Tensor) -> None:
         """Add a batch, without waiting for the device.

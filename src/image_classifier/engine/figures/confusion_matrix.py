@@ -190,15 +190,20 @@ def paint_cells(pen: ImageDraw.ImageDraw, panel: Panel, left: int, shades: np.nd
 
 def paint_turned(image: Image.Image, text: str, font: str, degrees: int, end: tuple[int, int]) -> None:
     """Paint a text that rises to its end at a point."""
-    width, height = text_width(text, font, LABEL_SIZE), LABEL_SIZE + 6
-    ink = Image.new("L", (2 * width, 2 * height))  # at twice the size, or turning it would blur it
-    ImageDraw.Draw(ink).text((0, height), text, 255, font_of(font, 2 * LABEL_SIZE), anchor="lm")
-    turned = ink.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
-    turned = turned.resize((turned.width // 2, turned.height // 2), Image.Resampling.BOX)
+    width, turned = text_width(text, font, LABEL_SIZE), turned_ink(text, font, degrees)
     slope = math.radians(degrees)
     x = end[0] - math.cos(slope) * width / 2 - turned.width / 2
     y = end[1] + math.sin(slope) * width / 2 - turned.height / 2
     image.paste("black", (round(x), round(y)), turned)
+
+
+@lru_cache(maxsize=256)  # the labels are the same in every epoch
+def turned_ink(text: str, font: str, degrees: int) -> Image.Image:
+    width, height = text_width(text, font, LABEL_SIZE), LABEL_SIZE + 6
+    ink = Image.new("L", (2 * width, 2 * height))  # at twice the size, or turning it would blur it
+    ImageDraw.Draw(ink).text((0, height), text, 255, font_of(font, 2 * LABEL_SIZE), anchor="lm")
+    turned = ink.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+    return turned.resize((turned.width // 2, turned.height // 2), Image.Resampling.BOX)
 
 
 def paint_upright(image: Image.Image, text: str, left: int, middle: int) -> None:
@@ -230,6 +235,7 @@ def font_of(path: str, pixels: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, pixels, layout_engine=engine)
 
 
+@lru_cache(maxsize=4096)
 def text_width(text: str, font: str, pixels: int) -> int:
     return int(font_of(font, pixels).getlength(text)) + 1
 

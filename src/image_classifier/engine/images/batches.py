@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 class ImageSet(NamedTuple):
@@ -26,6 +26,8 @@ class EpochBatches:
         indices: (N,) int64, the samples to serve.
         batch_size: Samples a batch and rank.
         shuffle: Draw a new order every epoch, a function of `seed` and the epoch only.
+        balanced_by: (N,) int64 labels of the samples; given, each shuffled epoch draws N samples, each class equally
+            often, instead of every sample once.
         seed: Seed of the order.
         rank: This process.
         world_size: Number of processes.
@@ -40,6 +42,7 @@ class EpochBatches:
         batch_size: int,
         *,
         shuffle: bool,
+        balanced_by: Tensor | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -48,6 +51,7 @@ class EpochBatches:
             raise ValueError(f"Expected at least one sample for each of {world_size} processes but got {len(indices)}")
         self.indices = indices
         self.shuffle = shuffle
+        self.balanced_by = balanced_by
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -67,14 +71,41 @@ class EpochBatches:
         order = self.indices
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            permutation = torch.randperm(len(order), generator=generator)
-            order = order[permutation.to(order.device)]
+            if self.balanced_by is None:
+                chosen = torch.randperm(len(order), generator=generator)
+            else:
+                chosen = balanced_draw(self.balanced_by, generator)
+            order = order[chosen.to(order.device)]
         number_of_batches = len(self)
         first, self.first_batch = self.first_batch, 0
         for batch in range(first, number_of_batches):
             start = batch * self.global_batch_size
             end = len(order) if batch == number_of_batches - 1 else start + self.global_batch_size
             yield order[start + self.rank : end : self.world_size]
+
+
+def balanced_draw(labels: Tensor, generator: Generator) -> Tensor:
+    """Draw as many samples as there are, each class equally often (to one sample) and each of its samples, too.
+
+    Args:
+        labels: (N,) int64; samples with a label below 0 are not drawn, unless all are such.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        (N,) int64 positions in random order.
+    """
+    known = labels >= 0
+    labels = torch.where(known, labels, labels.max() + 1) if known.any() else labels - labels.min()
+    by_class = labels.argsort(stable=True).split(torch.bincount(labels).tolist())
+    members = [part for part in by_class if len(part) and known[part[0]] == known.any()]
+    quota = torch.full((len(members),), len(labels) // len(members))
+    quota[torch.randperm(len(members), generator=generator)[: len(labels) % len(members)]] += 1
+    drawn = []
+    for part, number in zip(members, quota.tolist(), strict=True):
+        rounds = [torch.randperm(len(part), generator=generator) for _ in range(-(-number // len(part)))]
+        drawn.append(part[torch.cat(rounds)[:number]])
+    together = torch.cat(drawn)
+    return together[torch.randperm(len(together), generator=generator)]
 
 
 class InMemoryLoader:

@@ -1,14 +1,11 @@
-"""Picture files: finding them, and decoding them to the shape that a network takes."""
+"""Picture files: finding them, and decoding them to the shape that a network takes. Many at once: reading.py."""
 
-import hashlib
 import os
 import re
-import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, wraps
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,16 +14,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import SAMPLEFORMAT
-from rich.progress import track
 from torch import Tensor
 
 from image_classifier.engine.errors import UserError
 
-Fit = Literal["crop", "stretch"]
+Fit = Literal["crop", "stretch", "pad"]
 Background = Literal["white", "black", "mean"]
 
 UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow tells what they are; Ghostscript draws EPS
-KEY_BYTES = 4096  # of each file, for `picture_keys`
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and I;16*
 
 
 class PictureForm(NamedTuple):
@@ -35,8 +31,12 @@ class PictureForm(NamedTuple):
     channels: int  # 1 (grey) or 3 (RGB)
     height: int
     width: int
-    fit: Fit  # "crop": scale the shorter side and keep the centre; "stretch": change the proportions
-    background: tuple[int, ...] = (255, 255, 255)  # per channel, 0 to 255: what shows through transparent pixels
+    fit: Fit  # crop: scale the shorter side, keep the centre; pad: scale the longer side; stretch: change proportions
+    background: tuple[int, ...] = (
+        255,
+        255,
+        255,
+    )  # per channel, 0 to 255: what shows through, and beside padded pictures
 
     @property
     def nbytes(self) -> int:
@@ -180,56 +180,12 @@ def printable(path: Path | str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def cached_while_unchanged(read: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Share what is read of files between the jobs of a multirun, until one of the files is another."""
+class Facts(NamedTuple):
+    """What is known of a picture besides its pixels."""
 
-    @lru_cache(maxsize=4)
-    def cached(stamps: tuple[Any, ...], paths: tuple[Path, ...], *arguments: Any) -> Tensor:
-        return read(paths, *arguments)
-
-    @wraps(read)
-    def call(paths: tuple[Path, ...], *arguments: Any) -> Tensor:
-        return cached(tuple(map(stamp, paths)), paths, *arguments)
-
-    return call
-
-
-def stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes with a file; None where it cannot be read."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-@cached_while_unchanged
-def picture_keys(paths: tuple[Path, ...], names: tuple[str, ...]) -> Tensor:
-    """Numbers by which pictures are known again, also in a folder that was moved.
-
-    Args:
-        paths: N files.
-        names: What each is called wherever it lies: its class, and its path in the class folder.
-
-    Returns:
-        (N,) int64, hashes of name, size and `KEY_BYTES` from the middle of the file.
-
-    Raises:
-        UserError: A file cannot be read.
-    """
-
-    def key(path: Path, name: str) -> int:
-        with path.open("rb", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - KEY_BYTES) // 2)
-            content = b"%d\0%b\0%b" % (size, os.fsencode(name), file.read(KEY_BYTES))
-        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
-
-    try:
-        keys = [key(path, name) for path, name in zip(paths, names, strict=True)]
-    except OSError as error:
-        raise UserError(f"expected a readable picture but found {error}; check its rights or remove it") from None
-    return torch.tensor(keys, dtype=torch.int64)
+    width: int  # as stored, before EXIF turns it
+    height: int
+    mode: str  # Pillow's: RGB, L, CMYK, ...
 
 
 def read_picture(path: Path, form: PictureForm) -> Tensor:
@@ -244,18 +200,18 @@ def read_picture(path: Path, form: PictureForm) -> Tensor:
     try:
         return decode(path.read_bytes(), form)[0]
     except Exception as error:  # Pillow's plug-ins raise whatever a damaged file leads them to
-        reason = str(error) or type(error).__name__
         raise UserError(
-            f"expected a picture but found {printable(path)}: {reason}; repair or remove the file"
+            f"expected a picture but found {printable(path)}: {reason(error)}; repair or remove the file"
         ) from None
 
 
-class Facts(NamedTuple):
-    """What is known of a picture besides its pixels."""
-
-    width: int  # as stored, before EXIF turns it
-    height: int
-    mode: str  # Pillow's: RGB, L, CMYK, ...
+def reason(error: Exception) -> str:
+    """Why a picture could not be decoded, in a line that says the same wherever the file lies."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "cannot identify image file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def decode(content: bytes | Image.Image, form: PictureForm) -> tuple[Tensor, Facts]:
@@ -284,10 +240,34 @@ def decode(content: bytes | Image.Image, form: PictureForm) -> tuple[Tensor, Fac
         return to_tensor(fitted(flatten(file, form.channels, form.background), form)), facts
 
 
+def check(content: bytes | Image.Image) -> Facts:
+    """Decode a picture at the smallest scale, only to see that it can be.
+
+    Raises:
+        Exception: As `decode`.
+    """
+    if isinstance(content, Image.Image):
+        return Facts(*content.size, content.mode)
+    with Image.open(BytesIO(content)) as file:
+        facts = Facts(*file.size, file.mode)
+        file.draft(file.mode, (1, 1))
+        file.load()
+    return facts
+
+
+def is_grey(mode: str) -> bool:
+    """Whether pictures of one of Pillow's modes have no colours."""
+    return mode in GREY_MODES or mode.startswith("I;16")
+
+
 def fitted(image: Image.Image, form: PictureForm) -> Image.Image:
     """Bring an image of mode L or RGB to the size of a form."""
     size = (form.width, form.height)
-    return ImageOps.fit(image, size) if form.fit == "crop" else image.resize(size)
+    if form.fit == "crop":
+        return ImageOps.fit(image, size)
+    if form.fit == "pad":
+        return ImageOps.pad(image, size, color=form.background if form.channels == 3 else form.background[0])
+    return image.resize(size)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -383,22 +363,9 @@ def to_eight_bits(values: np.ndarray, white: float | None = None) -> np.ndarray:
     return np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)).astype(np.uint8)
 
 
-@cached_while_unchanged
-def read_pictures(paths: tuple[Path, ...], form: PictureForm) -> Tensor:
-    """Decode many pictures in parallel threads (Pillow decodes outside Python's lock), with a progress bar.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
-    images = torch.empty(len(paths), form.channels, form.height, form.width, dtype=torch.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded: Iterable[Tensor] = pool.map(lambda path: read_picture(path, form), paths)
-        try:
-            for index, image in enumerate(
-                track(decoded, "Decoding pictures", len(paths), disable=not sys.stdout.isatty())
-            ):
-                images[index] = image
-        except UserError:
-            pool.shutdown(cancel_futures=True)  # one bad file is enough
-            raise
-    return images
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of `data.image_size`, which is one number or the two."""
+    if isinstance(image_size, int):
+        return image_size, image_size
+    height, width = image_size
+    return height, width

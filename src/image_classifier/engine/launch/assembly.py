@@ -51,7 +51,6 @@ def recipe_of(cfg: DictConfig, datamodule: Any) -> dict[str, Any]:
         "metrics": plain(cfg.get("metrics")),
         "seed": cfg.get("seed"),
         "monitor": OmegaConf.to_container(cfg.monitor, resolve=True),
-        "precision": cfg.trainer.precision,
         "image_shape": list(datamodule.image_shape),
         "class_names": list(datamodule.class_names),
         "mean": list(datamodule.mean),

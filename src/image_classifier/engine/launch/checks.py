@@ -1,12 +1,15 @@
 """Checks of the composed configuration, made before torch is imported: one line says what to type instead."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.signatures import check_signatures
 from image_classifier.engine.metric_modes import metric_mode
 
 PRECISIONS = (
@@ -15,6 +18,7 @@ PRECISIONS = (
 )
 PATHS = (
     "data.root",
+    "data.cache",
     "ckpt_path",
     "model.init_from",
     "input",
@@ -23,6 +27,9 @@ PATHS = (
     "paths.data_dir",
     "paths.output_dir",
 )
+
+
+MADE_OF_SETTINGS = ("data", "model", "callbacks", "confusion_matrix", "logger", "trainer")
 
 
 class Check(NamedTuple):
@@ -39,6 +46,23 @@ def is_whole(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     return is_whole(value) or isinstance(value, float)
+
+
+def is_image_size(value: Any) -> bool:
+    sides = value if OmegaConf.is_list(value) and len(value) == 2 else [value]
+    return all(is_whole(side) and side >= 1 for side in sides)
+
+
+def statistics(minimum: float, example: str) -> Check:
+    """Of the pixels: a number a channel, or auto."""
+    return Check(
+        lambda value: (
+            value == "auto"
+            or (OmegaConf.is_list(value) and len(value) > 0 and all(is_number(v) and v >= minimum for v in value))
+        ),
+        f"auto, or a list of numbers of at least {minimum:g}, one a channel",
+        example,
+    )
 
 
 COUNT_OR_SHARE = "a number of images of at least 1, or a fraction between 0.0 and 1.0"
@@ -109,16 +133,26 @@ CHECKS: dict[str, Check] = {
     "data.eval_batch_size": whole(1, 1000),
     "data.num_classes": whole(2, 10),
     "data.num_samples": whole(5, 2000),
-    "data.image_size": whole(1, 28),
-    "data.channels": whole(1, 1),
+    "data.image_size": Check(is_image_size, "height and width in pixels, as one number or [height,width]", 28),
+    "data.channels": Check(
+        lambda value: value == "auto" or (is_whole(value) and value >= 1), "a whole number of at least 1, or auto", 1
+    ),
+    "data.mean": statistics(0, "[0.5]"),
+    "data.std": statistics(0.001, "[0.25]"),
+    "data.on_error": one_of("raise", "skip"),
     "data.num_workers": whole(0, 2),
     "data.imbalance": at_least(1, 10),
     "data.val_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.1),
     "data.test_size": Check(is_count_or_share, COUNT_OR_SHARE, 0.2),
+    "data.folds": whole(2, 5),
+    "data.fold": whole(0, 0),
     "data.in_memory": Check(lambda value: value == "auto" or isinstance(value, bool), "true, false or auto", "auto"),
-    "data.fit": one_of("crop", "stretch"),
+    "data.fit": one_of("crop", "pad", "stretch"),
     "data.background": one_of("white", "black", "mean"),
     "data.mirror": switch(),
+    "data.sampling": one_of("shuffle", "balanced"),
+    "data.mix.mixup": at_least(0, 0.2),
+    "data.mix.cutmix": at_least(0, 1.0),
     "data.augmentation.flip": fraction(0.5),
     "data.augmentation.shift": whole(0, 2),
     "data.augmentation.erase": fraction(0.25),
@@ -230,9 +264,25 @@ def check_config(cfg: DictConfig) -> None:
     for key, example in (("input", "PICTURES"), ("output", "predictions.csv")):
         if cfg.get("command") == "predict" and not required_is_there(cfg.get(key)):
             raise UserError(f"expected {key} to be a path but found {cfg.get(key)!r}; for example {key}={example}")
+    for part in MADE_OF_SETTINGS:
+        if cfg.get(part) is not None:
+            check_signatures(resolved(cfg[part]), part)
     check_together(cfg)
     if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
         raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")
+
+
+def resolved(node: Any) -> Any:
+    """A part of the configuration in plain containers, without what can be resolved only inside of Hydra."""
+    if OmegaConf.is_list(node):
+        return OmegaConf.to_container(node, resolve=True)
+    if not OmegaConf.is_dict(node):
+        return node
+    found = {}
+    for key in node:
+        with contextlib.suppress(InterpolationResolutionError):
+            found[key] = resolved(node[key])
+    return found
 
 
 def check_together(cfg: DictConfig) -> None:
@@ -259,11 +309,35 @@ def check_together(cfg: DictConfig) -> None:
         raise UserError(
             "expected an end of the training besides trainer.max_epochs=-1 but found none; add +trainer.max_steps=1000"
         )
+    check_mix(cfg)
+    check_folds(cfg)
     flips = [key for key in ("model.test_time_flip", "data.augmentation.flip") if OmegaConf.select(cfg, key)]
     if cfg.get("train") and OmegaConf.select(cfg, "data.mirror") is False and flips:
         raise UserError(
             f"expected no mirrored images because a mirror image is another class here (data.mirror=false) but found "
             f"{flips[0]}={OmegaConf.select(cfg, flips[0])}; leave it out, or say that they may be: data.mirror=true"
+        )
+
+
+def check_mix(cfg: DictConfig) -> None:
+    """Mixed targets are probabilities, in which no class can be left out."""
+    ignored = OmegaConf.select(cfg, "model.ignore_index")
+    mixes = [key for key in ("data.mix.mixup", "data.mix.cutmix") if OmegaConf.select(cfg, key)]
+    if mixes and ignored is not None and ignored >= 0:
+        raise UserError(
+            f"expected no mixed labels because model.ignore_index={ignored} leaves out a class but found "
+            f"{mixes[0]}={OmegaConf.select(cfg, mixes[0])}; leave one of the two out"
+        )
+
+
+def check_folds(cfg: DictConfig) -> None:
+    folds, fold = OmegaConf.select(cfg, "data.folds"), OmegaConf.select(cfg, "data.fold")
+    if fold and folds is None:
+        raise UserError(f"expected data.folds because data.fold={fold} but found none; for example data.folds=5")
+    if folds is not None and fold is not None and fold >= folds:
+        raise UserError(
+            f"expected data.fold to be from 0 to {folds - 1} because data.folds={folds} but found {fold}; "
+            f"all of them: -m 'data.fold=range({folds})'"
         )
 
 

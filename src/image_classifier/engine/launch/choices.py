@@ -25,9 +25,14 @@ NAMES_ELSEWHERE = {
     "experiment=example": "experiment=keras_tutorial",
     "callbacks=rich_progress_bar": "callbacks=progress_bar",
     "hparams_search": "-m sweep=optuna (docs/sweeps.md)",
-    "tags": "hydra.run.dir=DIR for a name of its own, logger.wandb.group=NAME for W&B",
+    "tags": "+logger.wandb.tags=[NAME,...] with logger=wandb; hydra.run.dir=DIR for a directory of that name",
     "task_name": "hydra.run.dir=DIR for a name of its own",
     "optimized_metric": "monitor.metric",
+    "data.pin_memory": "leave it out, for it is done where there is a GPU",
+    "data.train_val_test_split": "data.val_size, a count or a fraction",
+    "paths.log_dir": "paths.output_dir",
+    "trainer.min_epochs": "+trainer.min_epochs, as any argument of Lightning's Trainer",
+    "trainer.overfit_batches": "debug=overfit; or +trainer.overfit_batches, as any argument of Lightning's Trainer",
     "extras": "leave it out, for what it does is always done (config.yaml in the run directory)",
 }
 
@@ -45,9 +50,9 @@ def check_choices(arguments: Sequence[str], config_dir: Path) -> None:
     if any(argument.partition("=")[0] in OTHER_DIRECTORIES for argument in arguments):
         return
     for argument in arguments:
-        key = argument.lstrip("+").partition("=")[0]
-        for foreign in (key, key.partition(".")[0]):
-            if foreign in NAMES_ELSEWHERE and not (config_dir / f"{foreign}").is_dir():
+        key = argument.partition("=")[0]
+        for foreign in (key, key.lstrip("+").partition(".")[0]):
+            if foreign in NAMES_ELSEWHERE and not is_here(foreign, config_dir):
                 raise UserError(
                     f"expected a setting of this project but found {argument}; here: {NAMES_ELSEWHERE[foreign]}"
                 )
@@ -55,6 +60,12 @@ def check_choices(arguments: Sequence[str], config_dir: Path) -> None:
         if typed and (config_dir / typed["group"]).is_dir() and not typed["group"].startswith("hydra"):
             for option in split_options(typed["options"]):
                 check_option(config_dir, typed["group"], option, argument)
+
+
+def is_here(name: str, config_dir: Path) -> bool:
+    """Whether a project has given itself a group or a setting of that name."""
+    key = re.compile(rf"^\s*{re.escape(name.rpartition('.')[2])}:", re.MULTILINE)
+    return (config_dir / name).is_dir() or any(key.search(file.read_text()) for file in config_dir.rglob("*.yaml"))
 
 
 def split_options(options: str) -> list[str]:

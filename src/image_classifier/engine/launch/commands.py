@@ -26,11 +26,13 @@ from image_classifier.engine.launch.checks import check_config
 from image_classifier.engine.launch.choices import check_choices
 from image_classifier.engine.launch.completion import asks_for_completion, complete
 from image_classifier.engine.launch.configuration import CONFIG_DIR
+from image_classifier.engine.launch.environment import read_environment
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
 from image_classifier.engine.launch.output_directory import leave, remove_unused
 from image_classifier.engine.launch.refusals import refusals_in_short, work_begins
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.overrides import prepare
+from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
 
 Task = Callable[[DictConfig], Any]
@@ -51,13 +53,15 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
     def decorate(task: Task) -> Callable[..., Any]:
         @functools.wraps(task)
         def start(cfg: DictConfig | None = None) -> Any:
+            read_environment(PROJECT_ROOT)
             if cfg is not None:
                 import_once(load)
                 output = OmegaConf.select(cfg, "output")
                 with writing_to(Path(OmegaConf.select(cfg, "paths.run_dir") or "."), Path(output) if output else None):
                     return task(cfg)
             logging.raiseExceptions = False  # a log file on a full disk: that is told by whoever else writes there
-            gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
+            if "shortcuts=false" not in sys.argv:
+                gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
             try:
                 with interruption.command(silent=processes.is_follower()), failures_in_one_line():
                     return processes.lead_or_follow(main, start)()
@@ -143,6 +147,7 @@ def stop(error: UserError) -> NoReturn:
 def import_once(load: Callable[[], None]) -> None:
     """Import what the work needs; garbage collection, off since the start, then looks at it no more."""
     load()
-    gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
-    atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
-    gc.enable()
+    if not gc.isenabled():
+        gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
+        atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
+        gc.enable()

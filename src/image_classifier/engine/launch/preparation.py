@@ -15,6 +15,7 @@ from image_classifier.engine.launch.command_line import command_line
 from image_classifier.engine.launch.resume import flatten
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.provenance import git_commit
+from image_classifier.engine.training.precision import fastest_precision
 
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # their notices bury ours
@@ -38,32 +39,40 @@ def settle(cfg: DictConfig) -> None:
 
 
 def prepare_run(cfg: DictConfig, precision: Any = None) -> None:
-    """Seed everything, settle what is left to the machine, and save the resolved configuration.
+    """Seed everything, and save the resolved configuration.
 
     Args:
-        cfg: Its `trainer.precision` is replaced where it is null or auto.
-        precision: What null stands for: that of the training whose checkpoint is tested.
+        cfg: The configuration.
+        precision: That of the training whose checkpoint is tested or resumed: what null and auto stand for.
     """
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.use_deterministic_algorithms(False)  # Lightning sets it for the process: not for the next job of a multirun
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
     with open_dict(cfg):
-        cfg.trainer.precision = cfg.trainer.precision or precision
-        if cfg.trainer.precision == "auto":
-            cfg.trainer.precision = fastest_precision(cfg.trainer.accelerator)
-            print(f"Precision: {cfg.trainer.precision} (chosen by trainer.precision=auto)")
+        if cfg.trainer.precision is None or (cfg.trainer.precision == "auto" and precision):
+            cfg.trainer.precision = precision
+    save_config(cfg)
+
+
+def settle_precision(cfg: DictConfig, model: pl.LightningModule, recipe: dict[str, Any]) -> None:
+    """Replace `trainer.precision=auto` by what is fastest for this model, in the saved configuration and the recipe.
+
+    Args:
+        cfg: The configuration.
+        model: What is trained.
+        recipe: For the checkpoints.
+    """
+    if cfg.trainer.precision == "auto":
+        with open_dict(cfg):
+            cfg.trainer.precision = fastest_precision(model, cfg.data.batch_size, cfg.trainer.accelerator)
+        print(f"Precision: {cfg.trainer.precision} (chosen by trainer.precision=auto)")
+        save_config(cfg)
+    recipe["precision"] = cfg.trainer.precision
+
+
+def save_config(cfg: DictConfig) -> None:
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         write_atomically(Path(cfg.paths.run_dir, "config.yaml"), OmegaConf.to_yaml(cfg, resolve=True))
-
-
-def fastest_precision(accelerator: str) -> str:
-    """bf16 autocast where the hardware multiplies bf16 natively; emulation would be slower than float32."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
-        capabilities = torch.cpu.get_capabilities()
-        return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
-    return "32-true"
 
 
 def run_facts(cfg: DictConfig, model: pl.LightningModule) -> dict[str, Any]:

@@ -11,8 +11,16 @@ from image_classifier.engine.project import PROJECT_ROOT
 
 # Of the settings of the data: those that change neither the images nor which of them are held out.
 FREE = (
-    *("data.root", "data.batch_size", "data.eval_batch_size", "data.augmentation", "data.mirror"),
-    *("data.device", "data.in_memory", "data.num_workers"),
+    *(
+        "data.root",
+        "data.batch_size",
+        "data.eval_batch_size",
+        "data.augmentation",
+        "data.mirror",
+        "data.mix",
+        "data.sampling",
+    ),
+    *("data.device", "data.in_memory", "data.num_workers", "data.on_error", "data.cache"),
 )
 # Of the model: what the weights, the optimizer's state and the best score so far belong to.
 FIXED = ("model.net", "model.optimizer._target_", "model.scheduler._target_", "monitor.metric", "monitor.mode")
@@ -52,7 +60,7 @@ def check_resumable(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
 
 
 def adopt(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
-    """With train=false: take data, model, seed and precision from the checkpoint, so that config.yaml says what ran.
+    """With train=false: take data, model and seed from the checkpoint, so that config.yaml says what ran.
 
     Raises:
         UserError: The command line asks for others.
@@ -72,8 +80,6 @@ def adopt(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
         cfg.metrics = {**recipe.get("metrics", {}), **(cfg.get("metrics") or {})}
         if cfg.data.get("root") is not None:
             cfg.data.root = str(PROJECT_ROOT / cfg.data.root)
-        if cfg.trainer.precision == "auto":
-            cfg.trainer.precision = recipe["precision"]
 
 
 def recipe_settings(source: Any) -> dict[str, Any]:

@@ -44,6 +44,10 @@ class RunLogger:
     def group_curves(self, charts: Mapping[str, Mapping[str, str]]) -> None:
         """Show curves together: {heading: {title of a chart: regular expression for the keys of its curves}}."""
 
+    def log_page(self, key: str, page: Path, step: int) -> bool:
+        """Log an HTML page that needs nothing but itself; by default a line that says where it lies."""
+        return self.log_markdown(key, f"`{page}`", step)
+
     def log_facts(self, facts: Mapping[str, Any]) -> None:
         """Log what is known before training starts, under flat keys."""
         self.log_hyperparams(dict(facts))  # type: ignore[attr-defined]
@@ -141,6 +145,14 @@ def log_matrix_chart(trainer: pl.Trainer, key: str, table: Table, title: str, st
         for logger in trainer.loggers
         if not (isinstance(logger, RunLogger) and logger.log_matrix_chart(key, table, title, step))
     ]
+
+
+def log_page(trainer: pl.Trainer, key: str, page: Path) -> None:
+    """Give an HTML page to every logger, in the form that it has for one."""
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.log_page(key, page, trainer.global_step)
 
 
 def group_curves(trainer: pl.Trainer, charts: Mapping[str, Mapping[str, str]]) -> None:

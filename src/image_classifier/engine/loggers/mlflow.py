@@ -78,6 +78,10 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
         self.experiment.log_dict(self.run_id, {**beside, "table": table}, f"{key}_step_{step}.json")
         return True
 
+    def log_page(self, key: str, page: Path, step: int) -> bool:
+        self.experiment.log_artifact(self.run_id, str(page), key)
+        return True
+
     def log_final_metrics(self, metrics: Mapping[str, float]) -> None:
         self.log_metrics({f"final/{key}": value for key, value in metrics.items()}, 0)
 

@@ -139,6 +139,12 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         self.log_table(key, columns=list(columns), data=[list(row) for row in rows], step=step)
         return True
 
+    def log_page(self, key: str, page: Path, step: int) -> bool:
+        import wandb
+
+        self.experiment.log({key: wandb.Html(str(page), inject=False), "trainer/global_step": step})
+        return True
+
     def log_facts(self, facts: Mapping[str, Any]) -> None:
         self.experiment.config.update(dict(facts), allow_val_change=True)
 

@@ -1,6 +1,6 @@
 """What a run finds out beside its metrics: callbacks put it here, and the report and the summary take it from here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ class Results:
     galleries: dict[str, np.ndarray] = field(default_factory=dict)  # of mistakes, (H, W, 3) uint8
     reliability: dict[str, np.ndarray] = field(default_factory=dict)  # diagrams, (H, W, 3) uint8
 
+    # What waits for the best checkpoint once the training is over: of (trainer, what the checkpoint holds).
+    of_best: list[Callable[[Any, Mapping[str, Any]], Any]] = field(default_factory=list)
     at_end: list[Callable[[Any, dict[str, float]], Any]] = field(default_factory=list)  # of (trainer, final metrics)
 
     def save_counts(self, run_dir: str | Path, stage: str) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytorch_lightning as pl
@@ -26,10 +27,10 @@ class PruningCallback(pl.Callback):
     Args:
         pruner: Decides.
         monitor: The metric to report.
-        study_name: Name of the sweeper's study.
-        storage: URL of the study's storage.
+        study_name: Name of the sweeper's study; None outside of a sweep.
+        storage: URL of the study's storage; the same.
         overrides: Overrides of this job, by which its trial is found.
-        mode: "MULTIRUN" in a sweep; anything else prunes nothing.
+        mode: Hydra's `RunMode`, or its name: "MULTIRUN" in a sweep; anything else prunes nothing.
     """
 
     def __init__(
@@ -37,10 +38,10 @@ class PruningCallback(pl.Callback):
         pruner: BasePruner,
         *,
         monitor: str,
-        study_name: str,
-        storage: str,
+        study_name: str | None,
+        storage: str | None,
         overrides: Sequence[str],
-        mode: str,
+        mode: Any,
     ) -> None:
         self.pruner = pruner
         self.monitor = monitor
@@ -53,6 +54,7 @@ class PruningCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.in_sweep or not trainer.is_global_zero:
             return
+        assert self.storage is not None, "a sweep has a study"
         study = optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=self.pruner)
         if len(study.directions) > 1:
             raise UserError(f"expected one objective to prune by but found {len(study.directions)}; add pruning=none")

@@ -13,9 +13,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from image_classifier.engine.errors import UserError
 from image_classifier.engine.overrides import quoted
+from image_classifier.engine.runs.comparison import load_run, write_comparison
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.provenance import command_of_job
+from image_classifier.engine.sweeps.folds import report_folds
 from image_classifier.engine.sweeps.job import JobError
 from image_classifier.engine.sweeps.jobs import Job, jobs_of
 from image_classifier.engine.sweeps.objectives import objectives
@@ -44,6 +47,7 @@ class SweepReport(Callback):
         ranked = rank_jobs(jobs, goals)
         write_report(sweep_dir, ranked, goals)
         print_report(sweep_dir, ranked, goals, config.hydra.job.config_name)
+        report_folds(sweep_dir, jobs)
         undone = [job for job in jobs if not job.done]
         if undone:
             again = shlex.quote(quoted("hydra.sweep.dir", str(sweep_dir.absolute())))
@@ -67,6 +71,23 @@ def write_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str]) -> N
         from image_classifier.engine.figures.sweep import draw_sweep
 
         draw_sweep(jobs, settings, goals).savefig(sweep_dir / "sweep_summary.png")
+    compare_jobs(sweep_dir, ranked)
+
+
+def compare_jobs(sweep_dir: Path, ranked: Ranked) -> None:
+    """Write `comparison.html` over the jobs that finished, best first."""
+    runs, unreadable = [], []
+    for _, job in ranked:
+        if job.done:
+            try:
+                runs.append(load_run(job.directory))
+            except UserError:
+                unreadable.append(job.directory.name)
+    if len(runs) < 2:
+        return
+    unread = f"; the files of job {', '.join(unreadable)} cannot be read" if unreadable else ""
+    title = f"Sweep {sweep_dir.resolve().name}: {len(runs)} of {len(ranked)} jobs, best first{unread}"
+    print(f"Comparison: {write_comparison(runs, sweep_dir / 'comparison.html', title)}")
 
 
 def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], config_name: str) -> None:

@@ -38,6 +38,7 @@ class BestCheckpoint(ModelCheckpoint):
             **settings,
         )
         self.validated_step: int | None = None  # optimizer step of the last validation; None before any training
+        self.validated_weights: list[float] | None = None  # the fingerprint of those
         self.resumed_from: Path | None = None
 
     @property
@@ -60,6 +61,12 @@ class BestCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self.validated_step = -1
 
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0 and trainer.state.fn == "fit":  # here averaged weights are in their place
+            self.validated_weights = fingerprint(pl_module)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
             self.validated_step = trainer.global_step
@@ -73,6 +80,13 @@ class BestCheckpoint(ModelCheckpoint):
         """Compare weights that were validated after the training with the best so far."""
         candidates = self._monitor_candidates(trainer)
         self._save_topk_checkpoint(trainer, candidates)
+
+    def has_seen(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Whether the weights are those that were validated last; True when nothing was trained."""
+        if self.validated_step is None:
+            return True
+        seen = self.validated_weights == fingerprint(pl_module)
+        return trainer.strategy.reduce_boolean_decision(seen, all=True)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
@@ -144,6 +158,13 @@ class BestCheckpoint(ModelCheckpoint):
         self.kth_value = self.best_k_models[self.kth_best_model_path]
         self.best_model_path = best(self.best_k_models, key=lambda path: float(self.best_k_models[path]))
         self.best_model_score = self.best_k_models[self.best_model_path]
+
+
+def fingerprint(model: torch.nn.Module) -> list[float]:
+    """A number for each parameter, which changes when the parameter does."""
+    precise = torch.float32 if torch.backends.mps.is_available() else torch.float64
+    sums = [parameter.detach().sum(dtype=precise) for parameter in model.parameters()]
+    return torch.stack(sums).tolist() if sums else []
 
 
 def scores_of(state: dict[str, Any]) -> dict[str, Tensor]:

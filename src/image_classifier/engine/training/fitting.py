@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from image_classifier.engine.errors import UserError
@@ -25,7 +25,7 @@ def fit(
     """Train, resuming from a checkpoint if one is given.
 
     Args:
-        results: Takes the validation counts of the best checkpoint.
+        results: Takes the validation counts of the best checkpoint, which is shown to those in `of_best`.
 
     Returns:
         The validation metrics of the best checkpoint, the last training metrics, epochs and seconds.
@@ -38,18 +38,20 @@ def fit(
     epochs = trainer.current_epoch
     metrics = {name: digits(value) for name, value in training_metrics(ckpt_path).items()}
     metrics |= epoch_metrics(trainer, "train/", "val/")
-    if not_validated_yet(trainer):
+    checkpoint: Any = trainer.checkpoint_callback
+    if may_choose(trainer, checkpoint) and not checkpoint.has_seen(trainer, model):
         # The last epoch had no validation, or the weights were averaged at the very end.
         trainer.validate(model, datamodule, verbose=False)
         metrics |= epoch_metrics(trainer, "val/")
-        assert isinstance(trainer.checkpoint_callback, BestCheckpoint)
-        trainer.checkpoint_callback.consider(trainer)
+        checkpoint.consider(trainer)
     seconds = time.perf_counter() - start
     if best := best_checkpoint(trainer):
         saved = torch.load(best, map_location="cpu", weights_only=True)
         metrics |= {name: digits(value) for name, value in saved["metrics"].items()}
         if saved.get("counts") is not None:
             results.counts["val"] = saved["counts"].long()
+        for take in results.of_best:
+            take(trainer, saved)
     return metrics | {"epochs": epochs, "fit_seconds": round(seconds, 3)}
 
 
@@ -81,15 +83,10 @@ def test(trainer: pl.Trainer, model: pl.LightningModule, datamodule: pl.Lightnin
     return epoch_metrics(trainer, "test/")
 
 
-def not_validated_yet(trainer: pl.Trainer) -> bool:
-    """Whether the weights at the end of the training are others than those that were validated last."""
-    checkpoint: Any = trainer.checkpoint_callback
-    if not isinstance(checkpoint, BestCheckpoint) or checkpoint.monitor is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return False
-    if checkpoint.validated_step is None:  # nothing was left to train
-        return False
-    swapped = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return swapped or checkpoint.validated_step != trainer.global_step
+def may_choose(trainer: pl.Trainer, checkpoint: Any) -> bool:
+    """Whether the run keeps its best weights by a metric."""
+    fast: Any = trainer.fast_dev_run  # type: ignore[attr-defined]
+    return isinstance(checkpoint, BestCheckpoint) and checkpoint.monitor is not None and not fast
 
 
 def best_checkpoint(trainer: pl.Trainer) -> Path | None:
