@@ -62,6 +62,7 @@ CONTEXTS = (
     ("train", ["data=csv", "data.root=x"]),
     ("train", ["data=webdataset", "data.root=x"]),
     ("train", ["data=huggingface", "data.path=x"]),
+    ("train", ["data=mnist"]),
     ("train", ["model=timm"]),
     ("train", ["logger=wandb"]),
     ("train", ["sweep=optuna"]),
