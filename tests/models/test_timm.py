@@ -2,7 +2,9 @@
 
 import json
 import math
+import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from torchvision.transforms import v2
 
 from image_classifier import pipeline
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.hub import local_files_if_unreachable, unreachable
 from image_classifier.engine.images.normalization import normalize
 from image_classifier.engine.launch import assembly
 from image_classifier.models.timm import TimmNetwork, makes_logits, resize, timm_network
@@ -242,6 +245,62 @@ def test_what_cannot_be_had_is_refused_in_one_line(settings: dict[str, Any], mes
     with pytest.raises(UserError, match=message) as refusal:
         timm_network(**{"image_shape": (1, 28, 28), "num_classes": 5, "mean": [0.5], "std": [0.5]} | settings)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_without_a_network_it_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish: Callable[[str], Path], listening: bool
+) -> None:
+    """Nobody answers at the hub's address, or somebody who hangs up; the hub's own six attempts take two minutes."""
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        if listening:
+            with local_files_if_unreachable() as host:
+                assert host is None and not huggingface_hub.constants.HF_HUB_OFFLINE
+            return
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"none of an earlier download, and no connection to 127\.0\.0\.1; check"):
+        timm_network((1, 28, 28), 5, "test_resnet", pretrained=True, mean=[0.5], std=[0.5])
+    assert time.monotonic() - start < 10 and not huggingface_hub.constants.HF_HUB_OFFLINE
+    publish("test_resnet")  # weights that are here already need nobody
+    timm_network((1, 28, 28), 5, "test_resnet", pretrained=True, mean=[0.5], std=[0.5])
+
+
+def test_behind_a_proxy_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    assert unreachable("https://nowhere.invalid") is None
+    monkeypatch.delenv("https_proxy")
+    for variable in ("HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    assert unreachable("https://nowhere.invalid") == "nowhere.invalid"
+
+
+def test_one_line_starts_from_published_weights_and_keeps_what_is_frozen(
+    publish: Callable[[str], Path],
+    compose_config: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its own size, mean and standard deviation are those of `test_pretrained_sees_what_timm_states`."""
+    weights = torch.load(publish("test_resnet"), weights_only=True)
+    cfg = compose_config(
+        *(override for override in TINY if not override.startswith("model.net")),
+        *("model=timm", "model.net.name=test_resnet", "model.net.pretrained=true"),
+        "model.freeze=[network.conv1,network.bn1,network.layer1,network.layer2]",
+        *("data.num_samples=60", "data.batch_size=16", "trainer.max_epochs=1", "logger=none"),
+    )
+    pipeline.train(cfg)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    kept = {key: torch.equal(state[f"net.network.{key}"], value) for key, value in weights.items() if "fc" not in key}
+    frozen = ("conv1", "bn1", "layer1", "layer2")
+    assert all(same for key, same in kept.items() if key.startswith(frozen)), "statistics of BatchNorm too"
+    trained = [key for key in kept if key.startswith("layer4") and key.endswith("weight")]
+    assert trained and not any(kept[key] for key in trained)
+    assert "resized to 160 x 160" in capsys.readouterr().out
 
 
 def test_without_timm_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.hub import local_files_if_unreachable
 
 
 class TimmNetwork(nn.Module):
@@ -116,11 +117,17 @@ def create_network(name: str, num_classes: int, channels: int, *, pretrained: bo
     if not timm.is_model(name):
         similar = ", ".join(get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
         raise UserError(f"expected the name of a timm network but found {name!r}; similar ones: {similar}")
+    host: str | None = None
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels)
+        if not pretrained:
+            return timm.create_model(name, num_classes=num_classes, in_chans=channels)
+        with local_files_if_unreachable() as host:
+            return timm.create_model(name, pretrained=True, num_classes=num_classes, in_chans=channels)
     except Exception as error:  # each source of weights, and each network, has exceptions of its own
         cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if pretrained:
+            if host is not None and not isinstance(error, RuntimeError):  # timm's own refusals say more
+                cause = f"none of an earlier download, and no connection to {host}"
             raise UserError(
                 f"expected the published weights of {name} but found {cause}; "
                 "check the name and the connection, or start without them: model.net.pretrained=false"

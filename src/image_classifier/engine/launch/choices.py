@@ -25,7 +25,7 @@ NAMES_ELSEWHERE = {
     "experiment=example": "experiment=keras_tutorial",
     "callbacks=rich_progress_bar": "callbacks=progress_bar",
     "hparams_search": "-m sweep=optuna (docs/sweeps.md)",
-    "tags": "+logger.wandb.tags=[NAME,...] with logger=wandb, or hydra.run.dir=DIR for a directory of that name",
+    "tags": "+logger.wandb.tags=[NAME,...] with logger=wandb; hydra.run.dir=DIR for a directory of that name",
     "task_name": "hydra.run.dir=DIR for a name of its own",
     "optimized_metric": "monitor.metric",
     "data.pin_memory": "leave it out, for it is done where there is a GPU",
