@@ -1,6 +1,9 @@
 """The same pictures as a folder, a CSV file, a torch Dataset and a data set of Hugging Face."""
 
 import csv
+import json
+import tarfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,21 @@ def write_csv(file: Path, folder: Path, **columns: str) -> Path:
         for path in sorted(folder.rglob("*.png")):
             table.writerow([path.relative_to(folder).as_posix(), path.parent.name, *columns.values()])
     return file
+
+
+def write_shards(root: Path, folder: Path, shards: int = 3, label: str = "cls") -> Path:
+    """The pictures of a folder dealt to `<root>/<number>.tar`, each beside its label."""
+    root.mkdir(parents=True, exist_ok=True)
+    paths = sorted(folder.rglob("*.png"))
+    for number in range(shards):
+        with tarfile.open(root / f"{number:03}.tar", "w") as file:
+            for index, path in list(enumerate(paths))[number::shards]:
+                text = path.parent.name if label == "cls" else json.dumps({"label": path.parent.name})
+                for suffix, content in (("png", path.read_bytes()), (label, text.encode())):
+                    member = tarfile.TarInfo(f"{index:05}.{suffix}")
+                    member.size = len(content)
+                    file.addfile(member, BytesIO(content))
+    return root
 
 
 class Pairs(Dataset):

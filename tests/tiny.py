@@ -30,6 +30,7 @@ EVERY_EPOCH = (
 # What options of the group data cannot do without.
 MANDATORY = {
     "image_folder": "data.root=pictures",
+    "webdataset": "data.root=shards",
     "csv": "data.root=pictures.csv",
     "huggingface": "data.path=name",
     "torch_dataset": "data.train={_target_: my_package.MyDataset}",

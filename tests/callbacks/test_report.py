@@ -91,6 +91,15 @@ def test_curves_go_on_after_a_resume(train: Callable[..., Path]) -> None:
     assert times[-1] < 4
 
 
+def test_the_page_knows_the_best_of_equal_epochs(train: Callable[..., Path]) -> None:
+    run_dir = train("model.optimizer.lr=1e-30", "test=false", "callbacks.misclassified=null", *QUICK)
+    data = page_data(run_dir)
+    first, second = data["epochs"]
+    assert (first["cells"], first["counts"]) == (second["cells"], second["counts"])
+    best = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
+    assert data["bestEpoch"] == best["epoch"] + 1 == 1
+
+
 def test_testing_the_best_checkpoint_forgets_no_later_epoch(compose_config: Callable) -> None:
     callback = Report("unused")
     callback.epochs = [{"epoch": 1.0}, {"epoch": 2.0}]

@@ -15,14 +15,15 @@ from image_classifier.data.huggingface import HuggingFace
 from image_classifier.data.image_folder import ImageFolder
 from image_classifier.data.pictures import PictureDataModule
 from image_classifier.data.torch_dataset import TorchDataset
+from image_classifier.data.webdataset import WebDataset
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import InMemoryLoader
-from picture_sources import CLASSES, Pairs, write_csv, write_folder, write_parquet
+from picture_sources import CLASSES, Pairs, write_csv, write_folder, write_parquet, write_shards
 from tiny import TINY
 
 SETTINGS: dict[str, Any] = {"image_size": 12, "batch_size": 4, "val_size": 0.25, "num_workers": 0}
 COUNT = 12  # pictures of each class
-SOURCES = ("folder", "csv", "torch", "huggingface", "streamed")
+SOURCES = ("folder", "csv", "shards", "torch", "huggingface", "streamed")
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "folder": folder,
         "csv": write_csv(folder / "labels.csv", folder),
+        "shards": write_shards(root / "shards", folder, shards=1),
         "new": write_folder(root / "new", 3, seed=7),
     }
 
@@ -61,6 +63,8 @@ def open_source(places: dict[str, Path], request: pytest.FixtureRequest) -> Call
             return ImageFolder(root=str(places["folder"]), **settings)
         if source == "csv":
             return CsvPictures(root=str(places["csv"]), **settings)
+        if source == "shards":
+            return WebDataset(root=str(places["shards"]), **settings)
         if source == "torch":
             return TorchDataset(train=Pairs(COUNT), **settings)
         path = str(request.getfixturevalue("parquet"))
@@ -76,18 +80,21 @@ def set_up(datamodule: PictureDataModule) -> PictureDataModule:
     return datamodule
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("kept", ["in memory", "not", "cache"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_all_sources_serve_the_same_pictures(
-    open_source: Callable[..., PictureDataModule], source: str, in_memory: bool
+    open_source: Callable[..., PictureDataModule], source: str, kept: str, tmp_path: Path
 ) -> None:
     reference = set_up(open_source("folder", in_memory=True, mean="auto", std="auto", channels="auto"))
-    datamodule = set_up(open_source(source, in_memory=in_memory, mean="auto", std="auto", channels="auto"))
+    cache = {"cache": str(tmp_path / "cache")} if kept == "cache" else {}
+    datamodule = set_up(
+        open_source(source, in_memory=kept == "in memory", mean="auto", std="auto", channels="auto", **cache)
+    )
     assert datamodule.class_names == CLASSES and datamodule.image_shape == reference.image_shape == (3, 12, 12)
     assert datamodule.mean == reference.mean and datamodule.std == reference.std
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader, other = getattr(datamodule, name)(), getattr(reference, name)()
-        assert isinstance(loader, InMemoryLoader) == in_memory and len(loader) == len(other)
+        assert isinstance(loader, InMemoryLoader) == (kept != "not") and len(loader) == len(other)
         for (images, labels), (other_images, other_labels) in zip(loader, other, strict=True):
             assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
     summary, expected = datamodule.summary().to_json(), reference.summary().to_json()
@@ -124,7 +131,7 @@ def test_another_picture_in_a_dataset_is_noticed() -> None:
         changed.load_state_dict(same.state_dict())
 
 
-@pytest.mark.parametrize("in_memory", ["true", "false"])
+@pytest.mark.parametrize("kept", ["in_memory=true", "in_memory=false", "cache"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_training_evaluation_and_prediction_by_the_commands(
     compose_config: Callable[..., Any],
@@ -132,11 +139,13 @@ def test_training_evaluation_and_prediction_by_the_commands(
     tmp_path: Path,
     request: pytest.FixtureRequest,
     source: str,
-    in_memory: str,
+    kept: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     where = {
         "folder": ["data=image_folder", f"data.root={places['folder']}"],
         "csv": ["data=csv", f"data.root={places['csv']}"],
+        "shards": ["data=webdataset", f"data.root={places['shards']}"],
         "torch": ["data=torch_dataset", f"data.train={{_target_:picture_sources.Pairs,count:{COUNT}}}"],
     }
     if source not in where:
@@ -146,7 +155,7 @@ def test_training_evaluation_and_prediction_by_the_commands(
     overrides = [override for override in TINY if not override.startswith("data")]
     settings = [*overrides, *where[source], "data.image_size=12", "data.batch_size=8", "logger=none", "data.fit=pad"]
     settings += [
-        f"data.in_memory={in_memory}",
+        f"data.cache={tmp_path}/cache" if kept == "cache" else f"data.{kept}",
         "data.num_workers=0",
         "trainer.max_epochs=12",
         "monitor.metric=val/loss",
@@ -161,9 +170,12 @@ def test_training_evaluation_and_prediction_by_the_commands(
     checkpoint = f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt"
     assert (tmp_path / "run" / "data_summary.json").is_file()
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    if kept == "cache":
+        assert f"decoded, 0 of before, in {tmp_path}/cache" in capsys.readouterr().out
     cfg = compose_config(checkpoint, f"paths.run_dir={tmp_path}/eval", config_name="eval")
     cfg.trusted = trusted
     assert pipeline.evaluate(cfg) == trained["test/acc"] == 1.0
+    assert ("Pictures: 0 decoded, " in capsys.readouterr().out) == (kept == "cache")
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["test/loss"] == pytest.approx(
         trained["test/loss"]
     )
@@ -189,3 +201,46 @@ def test_a_dataset_that_nobody_trusts_is_not_called_for_a_checkpoint(
     checkpoint = f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt"
     with pytest.raises(UserError, match=r"known networks.* but found 'picture_sources\.Pairs', which was not"):
         pipeline.evaluate(compose_config(checkpoint, config_name="eval"))
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures of which three cannot be decoded, so that each of two processes meets some."""
+    folder = write_folder(tmp_path_factory.mktemp("damaged"), COUNT)
+    for index, name in enumerate(("blue/001.png", "green/014.png", "red/031.png")):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes((b"", b"no picture", content[: len(content) // 2])[index])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["data.in_memory=true", "data.in_memory=false", "cache"])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_bad_pictures_under_two_processes(
+    run_script: Callable[..., Any], damaged: Path, tmp_path: Path, kept: str, on_error: str
+) -> None:
+    """Each is named once, in the one line of the command, or left out of the counts of both processes together."""
+    overrides = [override for override in TINY if not override.startswith("data")]
+    settings = ["data=image_folder", f"data.root={damaged}", "data.image_size=12", "data.batch_size=4", "logger=none"]
+    settings += [f"data.cache={tmp_path}/cache" if kept == "cache" else kept, f"data.on_error={on_error}"]
+    settings += ["data.num_workers=0", "trainer.devices=2", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
+    result = run_script("train.py", *overrides, *settings)
+    told = result.stderr if on_error == "raise" else result.stdout
+    assert "Traceback" not in result.stderr
+    for name in ("blue/001.png", "green/014.png", "red/031.png"):
+        assert told.count(name) == 1, result.stdout + result.stderr
+    if on_error == "raise":
+        assert result.returncode == 2 and result.stderr.count("error: expected pictures in") == 1
+        assert "but found 3 that cannot be decoded" in result.stderr
+        assert not (tmp_path / "run" / "metrics.json").exists()
+        return
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run" / "data_summary.json").read_text())
+    tested = sum(counts["test"] for counts in summary["classes"].values())
+    counts = (tmp_path / "run" / "confusion_matrix" / "test.csv").read_text().splitlines()[1:]
+    assert sum(int(cell) for row in counts for cell in row.split(",")[1:]) == tested
+    assert sum(sum(row.values()) for row in summary["classes"].values()) == 3 * COUNT - 3
+    if kept == "cache":
+        again = run_script("train.py", *overrides, *settings)
+        assert again.returncode == 0, again.stderr
+        assert "Pictures: 0 decoded" in again.stdout and again.stdout.count("Pictures: 0 decoded") == 2

@@ -62,6 +62,7 @@ CONTEXTS = (
     ("train", ["data=csv", "data.root=x"]),
     ("train", ["data=huggingface", "data.path=x"]),
     ("train", ["data=mnist"]),
+    ("train", ["data=webdataset", "data.root=x"]),
     ("train", ["model=timm"]),
     ("train", ["logger=wandb"]),
     ("train", ["sweep=optuna"]),
@@ -164,6 +165,7 @@ def filled_in(text: str, place: Path) -> str:
         ("ckpt_path=...", f"ckpt_path={run}/checkpoints/best.ckpt"),
         ("RUN_DIRECTORY", run),
         ("PICTURES", "pictures"),
+        ("~/photos", "photos"),
         (" ...", ""),
     ):
         text = text.replace(written, meant)
@@ -280,6 +282,8 @@ def refusal_of(cfg: DictConfig, overrides: list[Override]) -> str | None:
             )
         with open_dict(changed):
             del changed.hydra
+            if "callbacks" in changed:
+                changed.callbacks.pop("pruning", None)  # says what Hydra says of itself while it runs
         check_config(changed)
     except (UserError, OmegaConfBaseException) as refusal:
         return str(refusal)

@@ -50,9 +50,11 @@ class Report(pl.Callback):
         self.pictures = pictures
         self.samples = samples
         self.results = results or Results()
+        self.results.of_best.append(self.take_best)
         self.results.at_end.append(self.write)
         self.epochs: list[dict[str, float]] = []
         self.learning_rates: list[list[float]] = []  # pairs of epochs done and learning rate
+        self.best_epoch: int | None = None  # 1 is the first; known once the training is over
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "learning_rates": self.learning_rates}
@@ -92,6 +94,10 @@ class Report(pl.Callback):
             last = {name: value for name, value in self.epochs[-1].items() if name != "epoch"}
             self.write(trainer, last | {"epochs": trainer.current_epoch})
 
+    def take_best(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Which epoch the best checkpoint is of: two epochs may have the same matrix."""
+        self.best_epoch = int(checkpoint["epoch"]) + 1
+
     def write(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> Path:
         """Write the report and give it to the loggers.
 
@@ -107,7 +113,14 @@ class Report(pl.Callback):
             "git commit": git_commit(),
             "run directory": within_project(self.run_dir),
         }
-        save_course(self.run_dir, metrics=metrics, epochs=self.epochs, learning_rates=self.learning_rates, facts=facts)
+        save_course(
+            self.run_dir,
+            metrics=metrics,
+            epochs=self.epochs,
+            learning_rates=self.learning_rates,
+            facts=facts,
+            best_epoch=self.best_epoch,
+        )
         stages = [stage for stage in ("val", "test") if any(name.startswith(f"{stage}/") for name in metrics)]
         for stage in stages:
             self.keep_pictures(stage, trainer.datamodule, self.pictures // len(stages))  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
+from image_classifier.engine.images.cache import read_cached
 from image_classifier.engine.images.memory import free_memory, free_shared_memory
 from image_classifier.engine.images.picture_sets import Pictures
 from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped, height_and_width
@@ -93,6 +95,8 @@ class PictureDataModule(ImageDataModule):
             training; or "skip" them, which is told.
         in_memory: Whether all pictures are decoded once and kept; "auto" when they fill less than half of the
             memory that is free.
+        cache: Directory in which decoded pictures are kept for later runs, known again by their contents; all training
+            processes read them from there, whether they would fit in memory or not. None for no such directory.
         num_workers: Processes that decode pictures which are not kept in memory; fewer where shared memory is short.
         mean: As in ImageDataModule; None for ImageNet's, which pretrained networks expect; "auto" to measure it from
             training pictures.
@@ -114,6 +118,7 @@ class PictureDataModule(ImageDataModule):
         test_size: int | float = 0.2,
         on_error: Literal["raise", "skip"] = "raise",
         in_memory: bool | Literal["auto"] = "auto",
+        cache: str | None = None,
         num_workers: int = 2,
         mean: Sequence[float] | Literal["auto"] | None = None,
         std: Sequence[float] | Literal["auto"] | None = None,
@@ -131,6 +136,7 @@ class PictureDataModule(ImageDataModule):
         self.test_size = test_size
         self.on_error = on_error
         self.in_memory = in_memory
+        self.cache = None if cache is None else Path(cache).expanduser()
         self.num_workers = num_workers
         self.training_state: Mapping[str, Any] | None = None  # of another run, whose network is tested on other data
         self.files: dict[str, Pictures] = {}  # as found: train, test and, where it is a part of its own, val
@@ -324,9 +330,10 @@ class PictureDataModule(ImageDataModule):
         if self.keeps is None:
             # One answer for all processes, which check the pictures together.
             self.keeps = all(gathered(self.fit_in_memory()))
-            self.num_workers = self.num_workers if self.keeps else self.workers_that_fit(free_shared_memory())
+            if not self.keeps and self.cache is None:
+                self.num_workers = self.workers_that_fit(free_shared_memory())
         for part, pictures in parts.items():
-            self.readings[part] = read_pictures(pictures, self.form) if self.keeps else check_together(pictures)
+            self.readings[part] = self.read_part(pictures)
         bad = [
             {"picture": self.called(pictures, index), "reason": reason}
             for part, pictures in parts.items()
@@ -339,6 +346,14 @@ class PictureDataModule(ImageDataModule):
         if bad:
             tell(f"Pictures: {left_out(named)}")
         self.unreadable += bad
+
+    def read_part(self, pictures: Pictures) -> Reading:
+        if self.cache is not None:
+            reading, decoded = read_cached(pictures, self.form, self.cache)
+            decoded = max(gathered(decoded))  # by one of the training processes
+            tell(f"Pictures: {decoded} decoded, {len(pictures) - decoded} of before, in {self.cache}")
+            return reading
+        return read_pictures(pictures, self.form) if self.keeps else check_together(pictures)
 
     def fit_in_memory(self) -> bool:
         needed = sum(map(len, self.files.values())) * self.form.nbytes * self.processes
@@ -356,10 +371,10 @@ class PictureDataModule(ImageDataModule):
 
     def served(self, pictures: Pictures, reading: Reading) -> Any:
         """Those pictures that can be decoded: an ImageSet if they are kept in memory, else Pictures."""
-        images, good = reading.images, reading.good
-        if images is None:
+        good = reading.good
+        if reading.images is None:
             return pictures.select(good.nonzero().squeeze(1))
-        return ImageSet(images if good.all() else images[good], pictures.labels[good])
+        return ImageSet(reading.images, pictures.labels[good])
 
     @property
     def processes(self) -> int:
@@ -393,7 +408,11 @@ class PictureDataModule(ImageDataModule):
         return (torch.from_numpy(reading.digests.view(np.int64)) if keys is None else keys)[reading.good]
 
     def place(self, data: Any) -> Any:
-        return data if isinstance(data, Pictures) else super().place(data)
+        if isinstance(data, Pictures):
+            return data
+        if self.keeps or self.cache is None:
+            return super().place(data)
+        return data  # stays on the disk: pinned, it would have to fit in memory
 
     def sample_names(self, stage: Literal["train", "val", "test"]) -> Sequence[str]:
         part, pictures = ("test", self.files["test"]) if stage == "test" else ("train", self.training_files)
@@ -426,11 +445,16 @@ class PictureDataModule(ImageDataModule):
         sizes, modes = sizes_and_modes([fact for reading, _ in known for fact in reading.facts])
         needed = len(digests) * self.form.nbytes
         by = f"by {self.num_workers} processes" if self.num_workers else "by the training process"
-        memory = {"bytes": needed, "where": f"not kept: decoded batch by batch {by}"}
+        where = f"not kept: decoded batch by batch {by}"
+        if self.cache is not None:
+            where = f"mapped from {self.cache}"
+        memory = {"bytes": needed, "where": where}
         return self.summarise(
             digests,
             lambda index: self.called(places[index][0], int(places[index][1])),
-            memory=self.memory([self.train_images.images]) | {"bytes": needed} if self.keeps else memory,
+            memory=self.memory([self.train_images.images]) | {"bytes": needed}
+            if self.keeps and self.cache is None
+            else memory,
             normalisation={"mean": self.mean, "std": self.std, "from": self.normalised_from},
             sizes=sizes,
             modes=modes,

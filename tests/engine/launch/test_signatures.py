@@ -115,7 +115,8 @@ def test_networks_and_data_of_the_project_say_what_they_take(compose_config: Cal
     for override, expected in {
         "model.net.hidden_size=no": "a whole number of at least 1",
         "model.channels_last=3": "true or false",
-        "data.mean=[x]": "a list of numbers",
+        "model.net.channels=[x]": "a list of whole numbers of at least 1",
+        "data.device=3": "a text",
     }.items():
         with pytest.raises(UserError, match=f"expected {override.split('=')[0]} to be {expected} but found"):
             compose_config(override)

@@ -81,18 +81,18 @@ def test_the_page_of_two_tells_who_is_right_where(runs: Callable[..., list[Run]]
 def test_a_choice_of_many_samples_is_said(
     runs: Callable[..., list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "SAMPLES", 12)
-    monkeypatch.setattr(comparison, "PICTURES", 8)
-    tables = make_table(NAMES, 400), make_table(NAMES, 400, sure=2.6)
+    monkeypatch.setattr(comparison, "SAMPLES", 30)
+    monkeypatch.setattr(comparison, "PICTURES", 20)
+    tables = make_table(NAMES, 400), make_table(NAMES, 400, sure=1.0)
     page = write_comparison(runs(*tables), tmp_path / "comparison.html")
     right = [table.predicted == table.true for table in tables]
     differing = np.flatnonzero(right[0] != right[1])
-    assert len(differing) > 12
+    assert len(differing) > 30
     notes = page.read_text()
-    assert f"Of the {len(differing)} samples that only one run gets right 12 chosen at random are listed" in notes
-    assert "4 of the 12 listed samples that only one run gets right have no picture" in notes
+    assert f"Of the {len(differing)} samples that only one run gets right 30 chosen at random are listed" in notes
+    assert "10 of the 30 listed samples that only one run gets right have no picture" in notes
     samples = data_of(page)["samples"]["first"]
-    assert (samples["uniform"], len(samples["atlas"]["rows"])) == (12, 8)
+    assert (samples["uniform"], len(samples["atlas"]["rows"])) == (30, 20)
     assert f"A alone is right on {int((right[0] & ~right[1]).sum())} " in notes  # of all
 
 

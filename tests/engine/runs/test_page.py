@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from handmade import make_run, make_table
+from image_classifier.engine.confusion.history import MatrixHistory
 from image_classifier.engine.runs import packing, page
 from image_classifier.engine.runs.page import write_report
 
@@ -94,7 +95,9 @@ def test_pictures_for_slides_lie_beside_it(run_dir: Path) -> None:
 @pytest.mark.parametrize("number", [2, 1000])
 def test_any_number_of_classes_fits(tmp_path: Path, number: int) -> None:
     names = [f"class {index}" for index in range(number)]
-    table = make_table(names, 50 * number, sure=5)
+    few = make_table(names, 10 * number, sure=5)
+    columns = {name: np.tile(getattr(few, name), 5) for name in ("true", "predicted", "confidence", "loss", "second")}
+    table = few._replace(samples=[str(index) for index in range(50 * number)], **columns)
     path = write_report(make_run(tmp_path / "run", names, test=table, val=table, epochs=[table] * 3))
     assert path.stat().st_size < 8_000_000
     for picture in path.parent.glob("*.png"):
@@ -143,3 +146,24 @@ def test_paths_share_their_directory(names: list[str], prefix: str) -> None:
     packed = packing.pack_names(names)["names"]
     assert packed["prefix"] == prefix
     assert [packed["prefix"] + rest for rest in packed["rest"]] == names
+
+
+@pytest.mark.parametrize(
+    ("saved", "told", "expected"),
+    [
+        ("b", None, 2),  # the only epoch with this matrix
+        ("a", None, None),  # the first or the third: nobody knows
+        ("a", 1, 1),
+        ("a", 3, 3),
+        ("b", 4, None),  # the weights were validated once more after the last epoch
+        ("c", 2, None),  # validated in the middle of an epoch, whose last matrix is kept
+        ("c", None, None),
+    ],
+)
+def test_epochs_with_equal_matrices_are_told_apart(saved: str, told: int | None, expected: int | None) -> None:
+    matrices = {"a": [[3, 1], [0, 4]], "b": [[4, 0], [1, 3]], "c": [[3, 1], [1, 3]]}
+    history = MatrixHistory(2)
+    for epoch, name in enumerate("aba", 1):
+        cells = [(true, guess) for (true, guess), count in np.ndenumerate(matrices[name]) for _ in range(count)]
+        history.add(epoch, *np.array(cells).T)
+    assert page.best_epoch(history, np.array(matrices[saved]), told) == expected

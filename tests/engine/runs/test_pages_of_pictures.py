@@ -25,14 +25,14 @@ NAMES = ("dark side", "left", "right")
 
 
 def draw(root: Path, seed: int, each: int) -> Path:
-    """Noise with a lighter half or none. Every fifth picture lies in the next folder; no two pictures are equal."""
+    """Noise with a lighter half or none, a fifth in the folder of another kind: mistakes for sure. No two are equal."""
     generator = np.random.default_rng(seed)
-    halves = (slice(0, 0), slice(0, 6), slice(6, 12))
-    for place, name in enumerate(NAMES):
+    lights = slice(0, 0), slice(0, 6), slice(6, 12)
+    for kind, name in enumerate(NAMES):
         (root / name).mkdir(parents=True)
         for index in range(each):
             pixels = generator.integers(0, 160, size=(12, 12, 3), dtype=np.uint8)
-            pixels[:, halves[(place + (index % 5 == 0)) % 3]] += 60
+            pixels[:, lights[(kind + (index % 5 == 0)) % 3]] += 60
             Image.fromarray(pixels).save(root / name / f"{index} a&b.png")
     return root
 

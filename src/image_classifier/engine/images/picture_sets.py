@@ -196,14 +196,18 @@ class PictureItems(Pictures):
         return content if isinstance(content, bytes | Image.Image) else as_image(content)
 
     def mode(self, index: int) -> str:
-        content = self.content(index)
-        if isinstance(content, Image.Image):
-            return content.mode
-        with Image.open(BytesIO(content)) as file:
-            return file.mode
+        return mode_of(self.content(index))
 
     def describe(self, index: int) -> str:
         return f"item {int(self.positions[index])}"
+
+
+def mode_of(content: bytes | Image.Image) -> str:
+    """The mode of a picture, one of Pillow's, by its header."""
+    if isinstance(content, Image.Image):
+        return content.mode
+    with Image.open(BytesIO(content)) as file:
+        return file.mode
 
 
 def as_image(pixels: Any) -> Image.Image:

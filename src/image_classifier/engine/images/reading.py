@@ -4,9 +4,9 @@ import hashlib
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ class Reading:
         facts: Size and mode of each; None for one that cannot be decoded.
         digests: (N,) uint64, hashes of their contents; 0 for one that cannot be read.
         errors: Why a picture cannot be decoded, by index.
-        images: (N, C, H, W) uint8, where they were decoded to be kept; zeros for one that cannot be decoded.
+        images: (G, C, H, W) uint8 of the G that can be decoded, where they were decoded to be kept.
     """
 
     facts: tuple[Facts | None, ...]
@@ -84,7 +84,8 @@ def read_pictures(pictures: Pictures, form: PictureForm) -> Reading:
         images[index] = image
         return facts
 
-    return visit(pictures, read, "Decoding pictures", images)
+    found = visit(pictures, read, "Decoding pictures")
+    return replace(found, images=images[found.good] if found.errors else images)
 
 
 @shared_while_unchanged
@@ -118,28 +119,43 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def visit(pictures: Pictures, read: Callable[[int, Any], Facts], title: str, images: Tensor | None = None) -> Reading:
+def visit(pictures: Pictures, read: Callable[[int, Any], Facts], title: str) -> Reading:
     """Call a function with each picture's index and content, in parallel threads, with a progress bar."""
     digests = np.zeros(len(pictures), dtype=np.uint64)
 
     def visit_one(index: int) -> Facts | str:
         try:
             content = pictures.content(index)
-            digests[index] = digest(content.tobytes() if isinstance(content, Image.Image) else content)
+            digests[index] = digest(content)
             return read(index, content)
         except Exception as error:  # Pillow's plug-ins raise whatever a damaged file leads them to
             return reason(error)
 
     with ThreadPoolExecutor(usable_cores() if pictures.parallel else 1) as pool:
         visits = pool.map(visit_one, range(len(pictures)))
-        found = list(track(visits, title, len(pictures), disable=not sys.stdout.isatty(), transient=True))
+        found = list(progress(visits, title, len(pictures)))
     errors = {index: fact for index, fact in enumerate(found) if isinstance(fact, str)}
-    return Reading(tuple(None if isinstance(fact, str) else fact for fact in found), digests, errors, images)
+    return Reading(tuple(None if isinstance(fact, str) else fact for fact in found), digests, errors)
 
 
-def digest(content: bytes | bytearray | memoryview) -> int:
-    """A hash of 64 bits of a picture's content."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+def progress(items: Iterable[T], title: str, total: int) -> Iterable[T]:
+    """The items, with a progress bar on a terminal."""
+    return track(items, title, total, disable=not sys.stdout.isatty(), transient=True)
+
+
+def content_digest(content: bytes | memoryview | Image.Image) -> bytes:
+    """A hash of 16 bytes of all of a picture's content that decides how it is decoded."""
+    if isinstance(content, Image.Image):
+        content.load()
+        palette = content.palette and (content.palette.mode, bytes(content.palette.palette))
+        told = content.mode, content.size, content.format, palette, content.info.get("transparency")
+        content = repr(told).encode() + content.tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def digest(content: bytes | memoryview | Image.Image) -> int:
+    """The first 64 bits of `content_digest`."""
+    return int.from_bytes(content_digest(content)[:8], "little")
 
 
 def usable_cores() -> int:

@@ -18,6 +18,7 @@ PRECISIONS = (
 )
 PATHS = (
     "data.root",
+    "data.cache",
     "ckpt_path",
     "model.init_from",
     "input",

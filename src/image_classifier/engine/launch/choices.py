@@ -32,7 +32,7 @@ NAMES_ELSEWHERE = {
     "data.train_val_test_split": "data.val_size, a count or a fraction",
     "paths.log_dir": "paths.output_dir",
     "trainer.min_epochs": "+trainer.min_epochs, as any argument of Lightning's Trainer",
-    "trainer.overfit_batches": "debug=overfit, or +trainer.overfit_batches, as any argument of Lightning's Trainer",
+    "trainer.overfit_batches": "debug=overfit; or +trainer.overfit_batches, as any argument of Lightning's Trainer",
     "extras": "leave it out, for what it does is always done (config.yaml in the run directory)",
 }
 

@@ -20,7 +20,7 @@ FREE = (
         "data.mix",
         "data.sampling",
     ),
-    *("data.device", "data.in_memory", "data.num_workers", "data.on_error"),
+    *("data.device", "data.in_memory", "data.num_workers", "data.on_error", "data.cache"),
 )
 # Of the model: what the weights, the optimizer's state and the best score so far belong to.
 FIXED = ("model.net", "model.optimizer._target_", "model.scheduler._target_", "monitor.metric", "monitor.mode")

@@ -46,6 +46,7 @@ def save_course(
     epochs: Sequence[Mapping[str, float]],
     learning_rates: Sequence[Sequence[float]],
     facts: Mapping[str, str],
+    best_epoch: int | None = None,
 ) -> None:
     """Keep what the page needs beside the other files of the run.
 
@@ -55,12 +56,14 @@ def save_course(
         epochs: For each epoch "epoch" (1 is the first) and any of `train/loss`, `train/acc`, `val/loss`, `val/acc`.
         learning_rates: Pairs of epochs done (with fractions) and learning rate.
         facts: Short texts such as the command.
+        best_epoch: That of the best checkpoint, 1 is the first; None where it is not known.
     """
     content = {
         "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
         "facts": dict(facts),
         "epochs": list(epochs),
         "learning_rates": list(learning_rates),
+        "best_epoch": best_epoch,
     }
     write_json(course_path(run_dir), content)
 
@@ -82,12 +85,13 @@ def write_report(run_dir: Path, samples: int = SAMPLES) -> Path:
     names = next((names for _, names in matrices.values()), ())
     shown = [stage_data(run_dir, stage, *matrices[stage], samples) for stage in stages if stage in matrices]
     history = read_history(run_dir, len(names))
+    best = best_epoch(history, matrices["val"][0], course["best_epoch"]) if history and "val" in matrices else None
     data = {
         "classNames": names,
         "stages": shown,
         "epochs": [{"epoch": n, **pack_cells(*kept)} for n, kept in history.matrices.items()] if history else [],
         "everyEpoch": history.every if history else 1,
-        "bestEpoch": best_epoch(history, matrices["val"][0]) if history and "val" in matrices else None,
+        "bestEpoch": best,
         "curves": course["epochs"],
         "rates": course["learning_rates"],
     }
@@ -140,7 +144,7 @@ def importance(name: str) -> tuple[int, int]:
 
 def read_course(run_dir: Path) -> dict[str, Any]:
     """What `save_course` kept; of a run without it, what `metrics.json` has."""
-    course: dict[str, Any] = {"metrics": {}, "facts": {}, "epochs": [], "learning_rates": []}
+    course: dict[str, Any] = {"metrics": {}, "facts": {}, "epochs": [], "learning_rates": [], "best_epoch": None}
     if (metrics := run_dir / "metrics.json").is_file():
         course["metrics"] = json.loads(metrics.read_text())
     if course_path(run_dir).is_file():
@@ -166,13 +170,26 @@ def read_history(run_dir: Path, num_classes: int) -> MatrixHistory | None:
     return history if history.num_classes == num_classes else None
 
 
-def best_epoch(history: MatrixHistory, counts: np.ndarray) -> int | None:
-    """The last epoch whose matrix is the one that was saved for the best checkpoint; None where it is not kept."""
+def best_epoch(history: MatrixHistory, counts: np.ndarray, told: int | None) -> int | None:
+    """The epoch whose matrix is the one that was saved for the best checkpoint.
+
+    Args:
+        history: Matrices of the epochs.
+        counts: (K, K) int64, those of the best checkpoint.
+        told: The epoch that the run says was the best; None where it says nothing.
+
+    Returns:
+        None where that epoch's matrix is not kept, or where several epochs have this matrix and the run says nothing.
+    """
     cells = np.flatnonzero(counts)
-    for epoch, (kept, values) in reversed(history.matrices.items()):
-        if np.array_equal(kept, cells) and np.array_equal(values, counts.flat[cells]):
-            return epoch
-    return None
+    equal = [
+        epoch
+        for epoch, (kept, values) in history.matrices.items()
+        if np.array_equal(kept, cells) and np.array_equal(values, counts.flat[cells])
+    ]
+    if told is not None:
+        return told if told in equal else None
+    return equal[0] if len(equal) == 1 else None
 
 
 def stage_data(run_dir: Path, stage: str, counts: np.ndarray, names: tuple[str, ...], samples: int) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Comparison {
 
   drawSmall() {
     const side = Math.min(this.size, 200), { colours } = colourScale('blue');
+    byId('matrices-note').hidden = side === this.size;
     byId('matrices').append(...this.data.runs.map((run, index) => {
       const canvas = h('canvas', { width: side, height: side, role: 'img' });
       const { rows, correct, total } = this.sums[index];

@@ -10,7 +10,8 @@ const PALETTES = {
 };
 const STEPS = 256;
 const MOST_ELEMENTS = 2500; // cells in sight that have an element each; of more, only the one with the focus
-const SMALLEST_TEXT = 26, SMALLEST_LABEL = 11, LARGEST_CELL = 96; // pixels
+const SMALLEST_TEXT = 26, LARGEST_CELL = 96; // pixels
+const LABEL_HEIGHT = 13, LEANING_LABEL_WIDTH = 18; // pixels from name to name; those of the columns lean by 45 degrees
 
 /** STEPS colours as the bytes of a canvas, and how light each is (0 to 1). */
 function colourScale(name) {
@@ -48,7 +49,8 @@ class MatrixView {
     });
     this.surface = h('div', { className: 'matrix-surface' }, this.canvas, this.cells);
     this.scroller = h('div', { className: 'matrix-scroller' }, this.surface);
-    root.replaceChildren(this.scroller);
+    this.part = h('p', { className: 'note printed' });
+    root.replaceChildren(this.scroller, this.part);
     this.listen();
     this.cell = 0;
     this.setData(new SparseMatrix(this.size, [], []));
@@ -115,7 +117,7 @@ class MatrixView {
 
   /** Names of columns lean to the right: the last one needs room beyond its cell. */
   diagonalOverhang() {
-    return Math.max(0, this.top - 60);
+    return Math.max(0, this.top - 36);
   }
 
   resized() {
@@ -123,6 +125,22 @@ class MatrixView {
     this.lastWidth = this.scroller.clientWidth;
     this.draw();
     this.nameCells();
+  }
+
+  /** Paper gets the part in sight as it is drawn, and a line that says which part that is. */
+  freeze() {
+    const { scroller, surface } = this;
+    scroller.style.width = `${scroller.offsetWidth}px`;
+    scroller.style.height = `${scroller.offsetHeight}px`;
+    const isAll = surface.offsetWidth <= scroller.clientWidth && surface.offsetHeight <= scroller.clientHeight;
+    const [rows, columns] = this.inSight().map(([first, last]) =>
+      [first, last - 1].map(place => this.options.names[this.order[place]]).join(' to '));
+    this.part.textContent = isAll ? '' : `The part in sight: true ${rows}; predicted ${columns}.`;
+  }
+
+  thaw() {
+    this.scroller.style.width = this.scroller.style.height = '';
+    this.part.textContent = '';
   }
 
   zoomTo(cell, x = this.scroller.clientWidth / 2, y = this.scroller.clientHeight / 2) {
@@ -319,7 +337,8 @@ class MatrixView {
   paintNames(context) {
     const { scrollLeft, scrollTop, clientWidth, clientHeight } = this.scroller;
     const [[firstRow, lastRow], [firstColumn, lastColumn]] = this.inSight();
-    const every = Math.max(1, Math.ceil(SMALLEST_LABEL / this.cell));
+    const every = space => Math.max(1, Math.ceil(space / this.cell));
+    const everyRow = every(LABEL_HEIGHT), everyColumn = every(LEANING_LABEL_WIDTH);
     context.font = this.font();
     context.textBaseline = 'middle';
     const colour = index => {
@@ -332,7 +351,7 @@ class MatrixView {
     context.rect(0, this.top, this.left, clientHeight);
     context.clip();
     context.textAlign = 'right';
-    for (let row = firstRow - firstRow % every; row < lastRow; row += every) {
+    for (let row = firstRow - firstRow % everyRow; row < lastRow; row += everyRow) {
       colour(this.order[row]);
       context.fillText(short(this.options.names[this.order[row]]), this.left - 5, this.top + (row + 0.5) * this.cell - scrollTop);
     }
@@ -342,7 +361,7 @@ class MatrixView {
     context.rect(this.left - 4, 0, clientWidth, this.top - 2);
     context.clip();
     context.textAlign = 'left';
-    for (let column = firstColumn - firstColumn % every; column < lastColumn; column += every) {
+    for (let column = firstColumn - firstColumn % everyColumn; column < lastColumn; column += everyColumn) {
       colour(this.order[column]);
       context.save();
       context.translate(this.left + (column + 0.5) * this.cell - scrollLeft, this.top - 6);
@@ -402,6 +421,18 @@ class MatrixView {
     return cell;
   }
 
+  /** Let the active cell be the one that the tabulator key reaches; all are made anew only where it has no element. */
+  activate() {
+    const [row, column] = this.active.map(place => this.order[place]);
+    const cell = this.cells.querySelector(`[data-true="${row}"][data-predicted="${column}"]`);
+    if (!cell) {
+      this.placeElements();
+      return;
+    }
+    this.activeElement()?.setAttribute('tabindex', -1);
+    cell.tabIndex = 0;
+  }
+
   activeElement() {
     return this.cells.querySelector('[tabindex="0"]');
   }
@@ -410,6 +441,8 @@ class MatrixView {
 
   listen() {
     const scroller = this.scroller;
+    addEventListener('beforeprint', () => this.freeze());
+    addEventListener('afterprint', () => this.thaw());
     scroller.addEventListener('scroll', () => { this.draw(); this.nameCells(); });
     scroller.addEventListener('wheel', event => {
       if (!event.ctrlKey) return;
@@ -480,7 +513,7 @@ class MatrixView {
     const limit = place => Math.min(this.size - 1, Math.max(0, place));
     this.active = [limit(row), limit(column)];
     this.reveal(...this.active);
-    this.placeElements();
+    this.activate();
     if (focus) this.activeElement().focus({ preventScroll: true });
     this.draw();
   }
@@ -504,7 +537,7 @@ class MatrixView {
   search(index) {
     this.searched = index;
     if (index !== null) {
-      if (this.cell < SMALLEST_LABEL) this.zoomTo(16);
+      if (this.cell < LEANING_LABEL_WIDTH) this.zoomTo(LEANING_LABEL_WIDTH);
       this.moveTo(this.places[index], this.places[index], false);
     }
     this.draw();

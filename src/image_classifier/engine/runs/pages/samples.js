@@ -79,7 +79,7 @@ class Samples {
   /** A list of rows, a page at a time. */
   gallery(rows, card = row => this.card(row)) {
     const list = h('ul', { className: 'gallery' });
-    const more = h('button', { type: 'button' });
+    const more = h('button', { type: 'button', className: 'more' });
     let shown = 0;
     const grow = () => {
       list.append(...rows.slice(shown, shown + A_PAGE).map(card));

@@ -1,0 +1,98 @@
+"""Pictures in shards, more than fit in memory: tar files as WebDataset lays them out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from image_classifier.data.pictures import PictureDataModule, ordered
+from image_classifier.engine.errors import UserError
+from image_classifier.engine.images.picture_sets import Pictures
+from image_classifier.engine.images.pictures import class_name, natural
+from image_classifier.engine.images.shards import PictureShards, samples_of
+
+PARTS = ("train", "val", "test")
+
+
+class WebDataset(PictureDataModule):
+    """Pictures in tar files, each beside its label: `000123.jpg` and `000123.cls`.
+
+    `<root>/train/*.tar` with or without `<root>/val` and `<root>/test`, or just `<root>/*.tar`. A part that is not
+    there is a share of the training pictures, as in ImageFolder.
+
+    Args:
+        root: Directory of the shards; `~` is the home directory.
+        label: What ends the name of the member with the label, such as cls; or `json.FIELD`.
+        settings: Arguments of PictureDataModule. With labels that are numbers from 0, `class_names` names them.
+    """
+
+    def __init__(self, *, root: str, label: str = "cls", **settings: Any) -> None:
+        super().__init__(**settings)
+        self.root = Path(root).expanduser()
+        self.label = label
+
+    def find_parts(self, skipped: Counter[str]) -> dict[str, Pictures]:
+        folder = self.root / "train" if (self.root / "train").is_dir() else self.root
+        train = self.read_folder(folder, skipped)
+        self.class_names, self.texts = self.name_classes(sorted(set(train[2]), key=natural))
+        parts: dict[str, Pictures] = {"train": self.labelled(*train)}
+        for part in PARTS[1:] if folder != self.root else ():
+            if (self.root / part).is_dir():
+                parts[part] = self.labelled(*self.read_folder(self.root / part, skipped))
+        return parts
+
+    def find_all(self, skipped: Counter[str]) -> Pictures:
+        """All pictures; only those of a folder `test` if there is one."""
+        folders = [self.root / part for part in PARTS if (self.root / part).is_dir()] or [self.root]
+        folders = [self.root / "test"] if self.root / "test" in folders else folders
+        read = [self.read_folder(folder, skipped) for folder in folders]
+        self.texts = self.name_classes(sorted({text for _, _, texts in read for text in texts}, key=natural))[1]
+        first, *others = (self.labelled(*part) for part in read)
+        for other in others:
+            first += other
+        return first
+
+    def read_folder(self, folder: Path, skipped: Counter[str]) -> tuple[list[Path], np.ndarray, list[str]]:
+        """Shards, places and labels of the pictures in a folder."""
+        shards = sorted(folder.glob("*.tar"), key=lambda path: natural(path.name)) if folder.is_dir() else []
+        places: list[tuple[int, int, int]] = []
+        labels: list[str] = []
+        known: dict[str, str] = {}  # one object for each label
+        for number, shard in enumerate(shards):
+            for sample in samples_of(shard, self.label, skipped):
+                places.append((number, sample.offset, sample.size))
+                labels.append(known.setdefault(sample.label, class_name(sample.label)))
+        if not places:
+            raise UserError(
+                f"expected shards with pictures, *.tar, in {folder} but found none; name the directory: data.root=DIR"
+            )
+        return shards, np.array(places, dtype=np.int64), labels
+
+    def name_classes(self, texts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+        """The class names, and the number of the class that each text of a label stands for."""
+        wanted = self.wanted_names
+        if hasattr(self, "class_names"):  # of a network from elsewhere
+            wanted = list(self.class_names)
+        numbers = all(text.isdecimal() for text in texts)
+        if wanted is not None and numbers and not set(texts) <= set(wanted) and int(texts[-1]) < len(wanted):
+            return tuple(wanted), {text: int(text) for text in texts}
+        if hasattr(self, "class_names"):
+            return self.class_names, {name: label for label, name in enumerate(self.class_names)}
+        if len(texts) < 2:
+            raise UserError(
+                f"expected two or more labels in {self.root} but found only {', '.join(texts)}; "
+                "name what holds them: data.label=cls, or data.label=json.FIELD"
+            )
+        names = ordered(texts, wanted, self.root, "label")
+        return names, {name: label for label, name in enumerate(names)}
+
+    def labelled(self, shards: list[Path], places: np.ndarray, labels: list[str]) -> PictureShards:
+        if unknown := sorted(set(labels) - set(self.texts)):
+            raise UserError(
+                f"expected only the labels {', '.join(self.class_names)} in {self.root} as in training but found "
+                f"{', '.join(unknown)}; correct or remove their pictures"
+            )
+        return PictureShards(shards, places, torch.tensor([self.texts[label] for label in labels]))
