@@ -15,10 +15,8 @@ from rich.table import Table
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.overrides import quoted
-from image_classifier.engine.runs.comparison import load_run, write_comparison
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.provenance import command_of_job
-from image_classifier.engine.sweeps.folds import report_folds
 from image_classifier.engine.sweeps.job import JobError
 from image_classifier.engine.sweeps.jobs import Job, jobs_of
 from image_classifier.engine.sweeps.objectives import objectives
@@ -47,6 +45,8 @@ class SweepReport(Callback):
         ranked = rank_jobs(jobs, goals)
         write_report(sweep_dir, ranked, goals)
         print_report(sweep_dir, ranked, goals, config.hydra.job.config_name)
+        from image_classifier.engine.sweeps.folds import report_folds  # brings torch: not before mistakes are told
+
         report_folds(sweep_dir, jobs)
         undone = [job for job in jobs if not job.done]
         if undone:
@@ -76,6 +76,8 @@ def write_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str]) -> N
 
 def compare_jobs(sweep_dir: Path, ranked: Ranked) -> None:
     """Write `comparison.html` over the jobs that finished, best first."""
+    from image_classifier.engine.runs.comparison import load_run, write_comparison
+
     runs, unreadable = [], []
     for _, job in ranked:
         if job.done:
