@@ -28,7 +28,7 @@ runpy.run_path(script, run_name="__main__")
         ("train.py", ["--help"], 0, "fashion_mnist"),
         ("train.py", ["--cfg", "job"], 0, "max_epochs: "),
         ("eval.py", ["--help"], 0, "ckpt_path=???"),
-        ("train.py", ["trainer.max_epoch=3"], 1, "Did you mean: 'max_epochs'?"),
+        ("train.py", ["trainer.max_epoch=3"], 2, "Did you mean: 'max_epochs'?"),
         ("train.py", ["model=cn"], 2, "error: expected model to be one of cnn, mlp, resnet18"),
         ("train.py", ["data.batch_size=-1"], 2, "error: expected data.batch_size to be a whole number of at least 1"),
         ("predict.py", [], 2, "error: expected a value for ckpt_path"),
