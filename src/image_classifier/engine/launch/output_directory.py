@@ -17,7 +17,7 @@ from image_classifier.engine.overrides import quoted
 
 LOCK = ".lock"
 # What lies in a directory before a training, a test or a prediction begins; with anything else in it, it is kept.
-BEFORE_THE_START = {".hydra", LOCK, "config.yaml", "tensorboard", "csv", "wandb", "mlruns"}
+BEFORE_THE_START = {".hydra", LOCK, "config.yaml", "tensorboard", "csv", "wandb", "mlruns", "data_summary.json"}
 BEFORE_THE_START |= {"multirun.yaml", "job.json", "sweep_summary.csv", "sweep_summary.md", "sweep_summary.png"}
 
 

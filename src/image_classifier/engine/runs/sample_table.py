@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.runs.files import staged
 
 COLUMNS = ("sample", "true", "predicted", "confidence", "loss", "second")
 ROWS_A_PIECE = 100_000  # of a table that is written: the text of all rows at once would fill the memory
@@ -54,14 +54,12 @@ def write_table(run_dir: Path, stage: str, table: SampleTable, form: Format = "c
         Its path.
     """
     path = table_path(run_dir, stage, form)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    if form == "parquet":
-        write_parquet(staging, table)
-    else:
-        with staging.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(csv_pieces(table))
-    staging.replace(path)
+    with staged(path) as staging:
+        if form == "parquet":
+            write_parquet(staging, table)
+        else:
+            with staging.open("w", encoding="utf-8", newline="") as file:
+                file.writelines(csv_pieces(table))
     for other in FORMATS:
         if other != form:
             table_path(run_dir, stage, other).unlink(missing_ok=True)
