@@ -126,3 +126,14 @@ def expand_home(value: str) -> str:
         return QuotedString(home, quote).with_quotes()[:-1] + slash + rest + piece.group()[0]
 
     return PIECES.sub(expand, value)
+
+
+def swept_keys(arguments: Sequence[str]) -> list[str]:
+    """The settings that a multirun varies, by its command line or by the space that its sweeper searches."""
+    keys = []
+    for argument in arguments:
+        if OVERRIDE.fullmatch(argument):
+            override = PARSER.parse_override(argument)
+            keys += [override.key_or_group] * override.is_sweep_override()
+            keys += [override.key_or_group.removeprefix("hydra.sweeper.params.")] * ("sweeper.params" in argument)
+    return keys

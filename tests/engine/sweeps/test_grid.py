@@ -108,7 +108,7 @@ def test_starting_it_again_repeats_only_what_failed(grid: tuple[Path, Outcome]) 
 def test_a_mistake_in_the_command_is_told_although_jobs_failed_before(grid: tuple[Path, Outcome]) -> None:
     directory, _ = grid
     outcome = sweep(directory, "model.optimizer.rate=0.1,0.2")
-    assert outcome.status == 1 and "'rate' is not in struct" in outcome.errors
+    assert outcome.status == 2 and "'rate' is not in struct" in outcome.errors
 
 
 def test_a_sweep_without_failures_ends_with_status_zero(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
 from image_classifier.engine.launch.output_directory import leave, remove_unused
 from image_classifier.engine.launch.refusals import refusals_in_short, work_begins
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
-from image_classifier.engine.overrides import prepare
+from image_classifier.engine.overrides import prepare, swept_keys
 from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
 
@@ -119,7 +119,7 @@ def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: 
     hydra_cfg = HydraConfig.get()
     is_first = work_begins()
     if hydra_cfg.mode == RunMode.MULTIRUN:
-        if is_first:  # a sweep whose first job is a mistake has not begun; later ones fail alone
+        if is_first:
             stop_if_wrong(cfg)
         import_once(load)  # before the clock of the first job starts
         return run_job(cfg, check_and_work)
@@ -132,10 +132,12 @@ def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: 
 
 
 def stop_if_wrong(cfg: DictConfig) -> None:
+    """End a sweep whose first job has a mistake that all will have; one in what is swept is that job's own."""
     try:
         check_config(cfg)
     except UserError as error:
-        stop(error)
+        if not any(key in str(error) for key in swept_keys(sys.argv[1:])):
+            stop(error)
 
 
 def stop(error: UserError) -> NoReturn:
