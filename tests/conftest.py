@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from system_packages import NEEDS, why_not
 
@@ -41,6 +42,13 @@ def lean_process(tmp_path_factory: pytest.TempPathFactory) -> None:
     atexit.register(gc.unfreeze)
     # A shell that starts the tests in the background has them ignore Ctrl-C, and the processes that they start too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def outside_of_hydra() -> Iterator[None]:
+    """Forget the configuration of a command that a test has run in this process."""
+    yield
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture

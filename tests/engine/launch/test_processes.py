@@ -277,6 +277,7 @@ def sleepers(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, set[int]]]:
     """A process of a group of its own that waits for two ranks, and the process ids of these."""
     script = tmp_path / "sleepers.py"
     script.write_text(SLEEPERS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored there
     parent = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL, process_group=0)
     try:
         yield parent, wait_until(lambda: ranks if len(ranks := children_of(parent.pid)) == 2 else set())

@@ -100,6 +100,7 @@ BEHAVIOURS = ["refused", "silent", "401", "500", "garbage", "malformed"]
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.parametrize("address", [*BEHAVIOURS, *(f"{name} after 1" for name in BEHAVIOURS[1:])], indirect=True)
 def test_wandb_that_cannot_start_goes_offline(tmp_path: Path, address: str) -> None:
     outcome = train(tmp_path, "logger=[wandb,csv]", WANDB_API_KEY=KEY, WANDB_BASE_URL=address)
@@ -113,6 +114,7 @@ def test_wandb_that_cannot_start_goes_offline(tmp_path: Path, address: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.parametrize("address", [f"{name} after 4" for name in BEHAVIOURS[1:]], indirect=True)
 def test_wandb_that_fails_in_the_middle_keeps_its_files(tmp_path: Path, address: str) -> None:
     outcome = train(tmp_path, "logger=[wandb,csv]", WANDB_API_KEY=KEY, WANDB_BASE_URL=address)
@@ -144,6 +146,7 @@ LastCheckpoint.on_train_epoch_end = kill
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.parametrize("signal", ["KILL", "STOP"])
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_wandb_whose_helper_process_dies_or_hangs(tmp_path: Path, signal: str, mode: str) -> None:
@@ -160,6 +163,7 @@ def test_wandb_whose_helper_process_dies_or_hangs(tmp_path: Path, signal: str, m
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 def test_wandb_online_uploads_what_was_logged(tmp_path: Path) -> None:
     with serving() as server:
         outcome = train(
@@ -184,6 +188,7 @@ def check_uploads(uploads: Uploads, metrics: dict[str, float]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.parametrize("address", ["refused", "silent", "500", "garbage"], indirect=True)
 def test_mlflow_that_cannot_be_reached(tmp_path: Path, address: str) -> None:
     outcome = train(tmp_path, "logger=[mlflow,csv]", f"logger.mlflow.tracking_uri={address}")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.engine import interruption
 from image_classifier.engine.disk import LEAST, size
+from image_classifier.engine.launch.refusals import work_begins
 from image_classifier.engine.overrides import quoted
 
 LOCK = ".lock"
@@ -32,6 +33,8 @@ class OutputDirectory(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if directory := make_directory(config, "hydra.sweep.dir"):
             interruption.advise(lambda: f"Go on with: {sweep_again(directory)}")
+        if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+            work_begins()  # in other processes: here no job will say so
 
 
 made: list[Path] = []  # the outermost directory that this process has made, and those in it, up to the run's
