@@ -116,7 +116,18 @@ def test_without_their_programs_tests_are_skipped_and_fail_in_ci(tmp_path: Path)
     plugin = "import system_packages\nsystem_packages.DAEMONS = ()\n"
     (tmp_path / "no_daemons.py").write_text(plugin)
     files = ["tests/engine/loggers/test_tensorboard_page.py", "tests/engine/sweeps/test_launchers.py"]
-    options = ["-n0", "-q", "-p", "no:cacheprovider", "-p", "no_daemons", "-k", "tab_shows or optuna_sweep"]
+    options = [
+        "-n0",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no_daemons",
+        "-m",
+        "slow or not slow",
+        "-k",
+        "tab_shows or optuna_sweep",
+    ]
     runs = []
     for ci in ("", "true"):
         environment = {**os.environ, "PATH": str(tmp_path), "CI": ci}
