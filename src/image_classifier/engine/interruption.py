@@ -69,7 +69,7 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
-        state.process = 0
+        state.asked, state.process, state.holds = None, 0, 0  # what comes later in this process was not asked to end
         for number, handler in before.items():
             signal.signal(number, handler)
 
