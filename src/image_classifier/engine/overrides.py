@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -137,3 +138,14 @@ def swept_keys(arguments: Sequence[str]) -> list[str]:
             keys += [override.key_or_group] * override.is_sweep_override()
             keys += [override.key_or_group.removeprefix("hydra.sweeper.params.")] * ("sweeper.params" in argument)
     return keys
+
+
+def written(value: Any) -> str:
+    """A value as it would be typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    return str(value)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.engine.launch.choices import CHOICE, split_options
 from image_classifier.engine.launch.yaml_comments import comments, groups, option_files, read_config_file
+from image_classifier.engine.overrides import written
 from image_classifier.engine.project import CONFIG_DIR
 
 NO_CHOICES = ("hydra", "paths", "trusted", "local")  # one option each, or Hydra's own
@@ -158,17 +159,6 @@ def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def written(value: Any) -> str:
-    """A value as it would be typed."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
-    return str(value)
 
 
 def footer(command: str) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from image_classifier.engine import settings
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.overrides import written
 
 PACKAGE = __name__.partition(".")[0]
 ROOT = Path(__file__).parents[2]  # of the package
@@ -74,15 +75,6 @@ def check_value(key: str, value: Any, argument: Argument) -> None:
     fitting = argument.default is not None and any(kind.accepts(argument.default) for kind in argument.kinds)
     example = written(argument.default if fitting else argument.kinds[0].example)
     raise UserError(f"expected {key} to be {expected} but found {written(value)}; for example {key}={example}")
-
-
-def written(value: Any) -> str:
-    """A value as it would be typed."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(written, value))}]"
-    if value is None or isinstance(value, bool):
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
 
 
 @lru_cache(maxsize=200)
