@@ -3,9 +3,11 @@
 import atexit
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +28,17 @@ from tiny import TINY
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"needs(name): skipped where the system has no {', '.join(NEEDS)}; fails in CI")
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    counts: Counter[str] = Counter()
+    for item in items:
+        if marker := item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            if counts[test] % marker.kwargs["every"]:
+                item.add_marker(pytest.mark.slow)
+            counts[test] += 1
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -80,6 +93,30 @@ def train(compose_config: Callable[..., DictConfig], tiny_overrides: tuple[str, 
         return Path(cfg.paths.run_dir)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kept_runs() -> dict[tuple[str, ...], Path]:
+    return {}
+
+
+@pytest.fixture
+def trained(
+    train: Callable[..., Path],
+    tiny_overrides: tuple[str, ...],
+    kept_runs: dict[tuple[str, ...], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+) -> Callable[..., Path]:
+    """Like `train`, but what another test has trained with the same overrides is copied to `tmp_path / "run"`."""
+
+    def copy(*overrides: str) -> Path:
+        key = (*tiny_overrides, *overrides)
+        if key not in kept_runs:
+            kept_runs[key] = train(*overrides, f"paths.run_dir={tmp_path_factory.mktemp('trained')}/run")
+        return shutil.copytree(kept_runs[key], tmp_path / "run")
+
+    return copy
 
 
 @pytest.fixture

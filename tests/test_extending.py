@@ -19,6 +19,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECTIONS = dict(section.split("\n", 1) for section in PAGE.split("\n## ")[1:])
 NOUNS = ("network", "loss", "metric", "transform", "data set", "callback", "logger", "scheduler")
 KINDS = {f"A {noun}" for noun in NOUNS}
+pytestmark = pytest.mark.slow  # half a minute, nearly all of it in the fixture
 SHORT = ("trainer.max_epochs=1", "trainer=cpu", "callbacks.report=null")
 
 # Runs commands one after the other in children of one process that has imported what they need: each takes a second

@@ -131,6 +131,7 @@ def test_another_picture_in_a_dataset_is_noticed() -> None:
         changed.load_state_dict(same.state_dict())
 
 
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("kept", ["in_memory=true", "in_memory=false", "cache"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_training_evaluation_and_prediction_by_the_commands(

@@ -188,6 +188,7 @@ def shortened(name: str, arguments: list[str], place: Path) -> list[str]:
     return [*arguments, *added]
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.text}")
 def test_a_documented_command_works(
     command: Documented, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

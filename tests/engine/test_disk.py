@@ -81,6 +81,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("moment", "step", "saved"), MOMENTS)
 def test_a_disk_that_fills(
     disk: Callable[[str], Path], tmp_path: Path, moment: str, step: int, saved: int | None

@@ -74,6 +74,7 @@ def run(path: Path, images: Tensor) -> np.ndarray:
         return torch.export.load(path).module()(images).numpy()
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_file_says_what_the_network_says_for_any_number_of_images(tmp_path: Path, name: str, suffix: str) -> None:

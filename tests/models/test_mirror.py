@@ -26,6 +26,7 @@ def composed(compose_config: Callable[..., Any], **choices: str | None) -> Any:
     return compose_config(*overrides)
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("data", sorted(HAS_NO_MIRROR_IMAGE))
 def test_what_has_no_mirror_image_is_not_mirrored(

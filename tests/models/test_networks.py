@@ -45,6 +45,7 @@ def test_model_is_made_by_the_pipeline_and_trains(compose_config: Callable[..., 
     assert classifier.eval()(images).shape == (4, 10)
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("model", MODELS)
 def test_logits_and_gradients(compose_config: Callable[..., Any], model: str, shape: tuple[int, int, int, int]) -> None:

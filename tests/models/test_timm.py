@@ -38,6 +38,7 @@ FAMILIES: dict[str, tuple[set[int], int]] = {
 NORMALIZATION = {"L": ((0.286,), (0.353,)), "RGB": ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))}  # mean, standard deviation
 
 
+@pytest.mark.sampled(every=5)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [28, 64, 224])
 @pytest.mark.parametrize("name", FAMILIES)

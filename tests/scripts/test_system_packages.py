@@ -112,6 +112,7 @@ def test_the_reason_names_what_is_missing(machine: Callable[..., Path]) -> None:
     assert system_packages.why_not("slurm") == "only root may start the daemons of Slurm"
 
 
+@pytest.mark.slow
 def test_without_their_programs_tests_are_skipped_and_fail_in_ci(tmp_path: Path) -> None:
     plugin = "import system_packages\nsystem_packages.DAEMONS = ()\n"
     (tmp_path / "no_daemons.py").write_text(plugin)

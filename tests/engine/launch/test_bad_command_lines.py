@@ -92,6 +92,7 @@ def faults(line: BadLine, outcome: Outcome, seconds: float, directory: Path) -> 
     return found
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("line", bad_lines(SEED, COUNT), ids=lambda line: " ".join((line.command, *line.arguments)))
 def test_bad_command_line(line: BadLine, places: dict[str, str], working_directory: Path) -> None:
     outcome, seconds = attempt(line, places, working_directory)

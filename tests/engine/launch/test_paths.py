@@ -41,7 +41,7 @@ def test_run_directory(compose_config: Callable, tmp_path: Path, path: str) -> N
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb", "mlflow"])
 def test_loggers(compose_config: Callable, tmp_path: Path, logger: str) -> None:
     mode = ["logger.wandb.mode=offline"] if logger == "wandb" else []
-    cfg = compose_config(*TINY, *QUICK, f"logger={logger}", *mode)
+    cfg = compose_config(*TINY, *QUICK, "confusion_matrix=image", f"logger={logger}", *mode)
     run_dir = tmp_path / ODD_PATH / "run"
     cfg.paths.run_dir = str(run_dir)
     pipeline.train(cfg)

@@ -55,9 +55,9 @@ def resume(run_dir: Path, tmp_path: Path) -> tuple[str, ...]:
     ],
 )
 def test_what_would_make_it_another_run_is_refused(
-    train: Callable[..., Path], tmp_path: Path, override: str, told: str
+    train: Callable[..., Path], trained: Callable[..., Path], tmp_path: Path, override: str, told: str
 ) -> None:
-    run_dir = train(*PLAIN)
+    run_dir = trained(*PLAIN)
     with pytest.raises(UserError, match=told) as caught:
         train(*PLAIN, *resume(run_dir, tmp_path), "trainer.max_epochs=3", override)
     assert "\n" not in str(caught.value)
@@ -79,9 +79,9 @@ def test_what_would_make_it_another_run_is_refused(
     ],
 )
 def test_what_leaves_images_and_split_alone_may_change(
-    train: Callable[..., Path], tmp_path: Path, override: str
+    train: Callable[..., Path], trained: Callable[..., Path], tmp_path: Path, override: str
 ) -> None:
-    run_dir = train(*PLAIN)
+    run_dir = trained(*PLAIN)
     assert saved(train(*PLAIN, *resume(run_dir, tmp_path), "trainer.max_epochs=3", override))["epoch"] == 2
 
 
@@ -110,6 +110,7 @@ def rename_a_picture(root: Path) -> None:
     (root / "b" / "3.png").rename(root / "b" / "9999.png")
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("change", [add_a_picture, remove_a_picture, exchange_the_pictures, rename_a_picture])
 @pytest.mark.parametrize("in_memory", ["true", "false"])
 def test_other_pictures_in_the_folder_are_noticed(
@@ -165,9 +166,9 @@ ONE_CYCLE = partial(lr_scheduler.OneCycleLR, pct_start=0.25, div_factor=10, fina
     ],
 )
 def test_changed_settings_count_from_here_on(
-    train: Callable[..., Path], tmp_path: Path, overrides: tuple[str, ...], expected: Any
+    train: Callable[..., Path], trained: Callable[..., Path], tmp_path: Path, overrides: tuple[str, ...], expected: Any
 ) -> None:
-    run_dir = train(*PLAIN)
+    run_dir = trained(*PLAIN)
     stop = [override for override in overrides if override.startswith("stop")]
     given = [override for override in overrides if override not in stop]
     if stop:
@@ -293,6 +294,7 @@ PLACES = (
 )
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     ("place", "top_k", "metric"),
     [
@@ -351,8 +353,8 @@ def test_an_earlier_best_that_is_gone_is_told(
         "model.net.hidden_sizes=[3]",
     ],
 )
-def test_train_false_records_what_it_tested(train: Callable[..., Path], tmp_path: Path, override: str) -> None:
-    run_dir = train(*PLAIN)
+def test_train_false_records_what_it_tested(train: Callable[..., Path], trained: Callable[..., Path], tmp_path: Path, override: str) -> None:
+    run_dir = trained(*PLAIN)
     tested = train(*PLAIN, *resume(run_dir, tmp_path), "train=false", override)
     first, second = ((path / "config.yaml").read_text() for path in (run_dir, tested))
     one, other = OmegaConf.create(first), OmegaConf.create(second)

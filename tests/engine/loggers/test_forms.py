@@ -79,6 +79,7 @@ def row_shares(counts: np.ndarray) -> np.ndarray:
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("stage", STAGES)
 def test_matrices_tell_rows_from_columns(everything: Run, stage: str) -> None:
     assert (everything.expected[stage] != everything.expected[stage].T).any()

@@ -27,7 +27,7 @@ def no_wandb_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_tensorboard_groups_the_curves_of_the_classes(train: Callable[..., Path]) -> None:
-    reader = TensorBoardReader(train("logger=tensorboard", SHORT))
+    reader = TensorBoardReader(train("logger=tensorboard", "confusion_matrix=image", SHORT))
     (event,) = reader.events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     charts = {

@@ -81,6 +81,7 @@ def test_a_finished_study_is_left_alone(pruned: Finished) -> None:
     assert len(load(pruned.directory).trials) == 10
 
 
+@pytest.mark.slow
 def test_more_trials_are_new_ones(pruned: Finished) -> None:
     """The seed is the same; the same seed must not draw the same trials again."""
     sweep(pruned.directory, *PRUNED, "hydra.sweeper.n_trials=12")
@@ -90,6 +91,7 @@ def test_more_trials_are_new_ones(pruned: Finished) -> None:
     assert sorted(job.directory.name for job in jobs_of(pruned.directory)) == sorted(map(str, range(12)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pruner",
     [
@@ -158,6 +160,7 @@ def test_failed_trials_do_not_end_the_sweep(tmp_path: Path) -> None:
     assert outcome.status == 1 and "did not finish" in outcome.errors
 
 
+@pytest.mark.slow
 def test_accuracy_against_parameters(tmp_path: Path) -> None:
     outcome = sweep(tmp_path, "sweep=optuna_multi_objective", "hydra.sweeper.n_trials=4", "trainer.max_epochs=1")
     assert outcome.status == 0, outcome.errors

@@ -73,6 +73,7 @@ def test_new_values_get_new_directories_whatever_their_number(resumed: Resumed) 
     assert {row["state"] for row in summary(resumed.directory)} == {"finished"}
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("damage", ["truncated", "missing", "none"])
 def test_a_checkpoint_is_used_only_when_it_is_whole(undisturbed: Path, damage: str) -> None:
     """Killed between the last epoch and `metrics.json`."""

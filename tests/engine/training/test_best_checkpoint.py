@@ -118,6 +118,7 @@ WHEN = [
 ]
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     ("when", "metric"), [(when, "val/acc") for when in WHEN] + [(when, "val/loss") for when in WHEN[:4]]
 )
@@ -140,6 +141,7 @@ AVERAGING = {
 }
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("model", ["mlp", "cnn"])  # without and with batch normalisation
 @pytest.mark.parametrize("name", AVERAGING)
 def test_averaged_weights_are_tested_when_they_were_chosen(

@@ -28,6 +28,7 @@ CASES = [(name, "1.0", "bf16-mixed") for name in OPTIMIZERS] + [
 ]
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(("name", "clip", "precision"), CASES)
 def test_every_optimizer_trains_or_is_refused_in_a_line(
     train: Callable[..., Path], name: str, clip: str, precision: str

@@ -590,6 +590,7 @@ def in_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*USUAL, *UNUSUAL])
 def test_nothing_differs_from_lightnings_own_loop(name: str, tmp_path: Path) -> None:

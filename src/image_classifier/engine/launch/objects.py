@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from image_classifier.engine.errors import UserError
 
@@ -41,6 +42,8 @@ def make(config: Any, trusted: Iterable[str] = (), **arguments: Any) -> Any:
     try:
         # Plain containers: an omegaconf list in the state of an optimizer or callback could not be loaded again.
         whitelist = (*EXECUTION_WHITELIST, *trusted)
+        if OmegaConf.is_config(config):  # alone: `instantiate` would copy the whole configuration that it is a part of
+            config = OmegaConf.create(OmegaConf.to_container(config, resolve=True), flags={"allow_objects": True})
         return instantiate(config, _convert_="all", _execution_whitelist_=whitelist, **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):  # a mistake of the user's found by what was called
