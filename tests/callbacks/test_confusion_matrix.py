@@ -28,14 +28,16 @@ def csv_scalars(run_dir: Path) -> dict[str, float]:
 
 
 def test_matrices_are_logged_every_n_epochs(train: Callable[..., Path]) -> None:
-    run_dir = train("logger=none", "confusion_matrix=image", "trainer.max_epochs=5", "confusion_matrix.every_n_epochs=2")
+    matrix = ("confusion_matrix=image", "confusion_matrix.every_n_epochs=2")
+    run_dir = train(*matrix, "logger=none", "trainer.max_epochs=5")
     # Two steps an epoch would be 2, 4, ...; here an epoch is one step, so steps are epochs.
     assert pictures(run_dir) == ["test_step_5.png", "val_step_2.png", "val_step_4.png"]
 
 
 @pytest.mark.parametrize("stage", ["val", "test"])
 def test_only_the_chosen_stages_are_logged(train: Callable[..., Path], stage: str) -> None:
-    run_dir = train("logger=none", "confusion_matrix=image", "trainer.max_epochs=1", f"confusion_matrix.stages=[{stage}]")
+    matrix = ("confusion_matrix=image", f"confusion_matrix.stages=[{stage}]")
+    run_dir = train(*matrix, "logger=none", "trainer.max_epochs=1")
     assert pictures(run_dir) == [f"{stage}_step_1.png"]
     assert [path.name for path in (run_dir / "confusion_matrix").glob("*.csv")] == [f"{stage}.csv"]
 

@@ -200,7 +200,7 @@ def test_while_it_imports(tmp_path: Path, start: Callable, number: signal.Signal
         assert not (tmp_path / "run").exists()
 
 
-LONG_EPOCHS = (*SETTINGS, "data.num_samples=4000", "data.batch_size=4", "trainer.max_epochs=4", "callbacks.report=null")
+LONG_EPOCHS = (*SETTINGS, "data.num_samples=4000", "data.batch_size=4", "trainer.max_epochs=2", "callbacks.report=null")
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:

@@ -183,7 +183,7 @@ def test_a_new_project_that_cannot_be_leaves_nothing(clone: Path, tmp_path: Path
     assert done.returncode != 0 and "experiment/nothing" in done.stderr and not (tmp_path / "sorter").exists()
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [False, True])
 def test_an_update_brings_the_templates_changes_beside_the_projects(
     clone: Path, tmp_path: Path, project: Path, in_place: bool

@@ -353,7 +353,9 @@ def test_an_earlier_best_that_is_gone_is_told(
         "model.net.hidden_sizes=[3]",
     ],
 )
-def test_train_false_records_what_it_tested(train: Callable[..., Path], trained: Callable[..., Path], tmp_path: Path, override: str) -> None:
+def test_train_false_records_what_it_tested(
+    train: Callable[..., Path], trained: Callable[..., Path], tmp_path: Path, override: str
+) -> None:
     run_dir = trained(*PLAIN)
     tested = train(*PLAIN, *resume(run_dir, tmp_path), "train=false", override)
     first, second = ((path / "config.yaml").read_text() for path in (run_dir, tested))

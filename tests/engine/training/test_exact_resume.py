@@ -89,7 +89,7 @@ def interruption(moment: str, step: int, number: int = signal.SIGTERM) -> str:
     return f"+callbacks.signal={{_target_: moments.SignalAt, {arguments}}}"
 
 
-@pytest.mark.sampled(every=4)
+@pytest.mark.sampled(every=7)
 @pytest.mark.parametrize(
     ("moment", "step"),
     [
