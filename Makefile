@@ -4,7 +4,7 @@ LOCK = $(VENV)/python -m uv pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev data train report test lint format bench screenshots lock audit tensorboard new rename update clean
+.PHONY: help setup setup-dev data train report test torture lint format bench screenshots lock audit tensorboard new rename update clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test:  ## run all tests; what they need of the system is installed where that as
 	@$(PYTHON) scripts/system_packages.py
 	@$(MAKE) --no-print-directory setup-dev
 	$(VENV)/python -m pytest $(ARGS)
+
+torture: setup-dev  ## kill, starve, mislead it in hundreds of ways (half an hour); some: make torture ARGS=kills
+	$(VENV)/python scripts/torture.py $(ARGS)
 
 lint: setup-dev  ## check style, types, and which room imports which
 	$(VENV)/ruff check .

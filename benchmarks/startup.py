@@ -24,9 +24,9 @@ app()
 # Trains until the first step is done, then leaves at once.
 FIRST_STEP = """
 import os, sys
-import pytorch_lightning as pl
 from image_classifier import commands
-pl.LightningModule.on_train_batch_end = lambda *arguments: os._exit(0)
+from image_classifier.models.classifier import Classifier
+Classifier.on_train_batch_end = lambda *arguments: os._exit(0)
 sys.argv = ["train.py", *sys.argv[1:]]
 commands.train()
 """
@@ -80,10 +80,10 @@ def start_up(pairs: int) -> list[Row]:
         train = ["-c", FIRST_STEP, f"hydra.run.dir={directory}/run"]
         value, note = alternate(lambda: run(*train), lambda: run("-c", IMPORTS), pairs)
         question = "process start to first training step: train.py against a bare import"
-        rows.append(Row(question, value, "x", 1.2, samples=pairs, note=note))
+        rows.append(Row(question, value, "x", 1.1, samples=pairs, note=note))
         for name, arguments in (("--help", ["--help"]), ("a mistyped override", ["trainer.max_epoch=1"])):
             value, note = alternate(lambda a=arguments: run("train.py", *a), lambda: run("-c", EMPTY_APP), pairs)
-            rows.append(Row(f"{name}: train.py against an empty Hydra app", value, "x", 1.3, samples=pairs, note=note))
+            rows.append(Row(f"{name}: train.py against an empty Hydra app", value, "x", 1.25, samples=pairs, note=note))
     return rows
 
 
@@ -103,7 +103,7 @@ def multirun(jobs: int) -> list[Row]:
             "time of a multirun's job beyond its fit (tests, reports and logs included)",
             extra,
             "s",
-            0.3,
+            0.4,
             samples=min(10, jobs),
         ),
         Row(

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from sweeping import run
 
 from image_classifier import pipeline
 from image_classifier.callbacks.report import Report
+from image_classifier.engine.runs.page import write_report
 from image_classifier.engine.runs.provenance import git_commit
 from image_classifier.models.classifier import Classifier
 from tiny import TINY_WITH_DRAWINGS
@@ -47,6 +49,16 @@ def test_training_alone_and_no_form_of_the_matrix(train: Callable[..., Path]) ->
     run_dir = train("confusion_matrix=none", "test=false", *QUICK)
     assert pictures(run_dir) == {"learning_curves", "confusion_matrix_val"}
     assert not (run_dir / "images").exists()
+
+
+def test_a_job_of_a_sweep_draws_its_png_files_when_asked(tmp_path: Path) -> None:
+    job = ("-m", *TINY_WITH_DRAWINGS, *QUICK, "trainer.max_epochs=1")
+    assert run(*job, "seed=1,2", f"hydra.sweep.dir={tmp_path}").status == 0
+    assert not pictures(tmp_path / "0") and page_data(tmp_path / "0")["stages"]
+    write_report(tmp_path / "0")  # make report RUN=...
+    assert pictures(tmp_path / "0") == {"learning_curves", "confusion_matrix_val", "confusion_matrix_test"}
+    assert run(*job, "seed=3", "callbacks.report.png=true", f"hydra.sweep.dir={tmp_path}/asked").status == 0
+    assert len(pictures(tmp_path / "asked" / "0")) == 3
 
 
 def test_a_test_of_an_earlier_run_in_the_same_directory_is_left_out(train: Callable[..., Path]) -> None:

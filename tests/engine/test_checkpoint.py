@@ -1,9 +1,12 @@
 """A checkpoint from anybody: nothing that its recipe says is called, but what stands on an exact list."""
 
 import copy
+import inspect
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,14 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from sweeping import run
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchvision.transforms import v2
 
 from image_classifier import inference, pipeline
+from image_classifier.engine import checkpoint as checkpoint_reader
 from image_classifier.engine import former_names
-from image_classifier.engine.checkpoint import allowed_targets, read_checkpoint
+from image_classifier.engine.checkpoint import allowed_targets, check_targets, read_checkpoint
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.project import CONFIG_DIR
 from tiny import TINY
@@ -143,6 +150,46 @@ def test_every_hostile_recipe_is_refused_wherever_it_hides(good: Path, mark: Pat
             assert "\n" not in str(caught.value)
             tried += 1
     assert tried == len(HOSTILE) * len(PLACES) > 500
+
+
+LIBRARIES = ("torch", "torchvision", "numpy", "hydra", "logging", "optuna", "pytorch_lightning")
+HARMLESS = (Optimizer, LRScheduler, torch.nn.Module, v2.Transform)  # losses, metrics and transforms are modules
+
+
+def public_callables() -> dict[str, Any]:
+    """All that is imported of the libraries and can be called, by every name that it has there."""
+    for name in (*LIBRARIES, "torch.hub", "torch.utils.collect_env", "logging.config", "logging.handlers"):
+        import_module(name)
+    return {
+        f"{module}.{name}": value
+        for module, content in sorted(sys.modules.items())
+        if module.split(".")[0] in LIBRARIES
+        for name, value in list(vars(content).items())
+        if not name.startswith("_") and callable(value)
+    }
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.sampled(every=6)
+def test_nothing_of_the_libraries_is_called_that_is_not_on_the_list(
+    good: Path, place: str, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    callables = public_callables()
+    recipe, allowed = read_checkpoint(str(good))["recipe"], allowed_targets()
+    monkeypatch.setattr(checkpoint_reader, "import_module", lambda name: pytest.fail(f"imported {name}"))
+    accepted = set()
+    for number, name in enumerate(callables):
+        hostile = {"_target_": name} | ({}, {"_partial_": True}, {"_args_": ["a"]}, {"a": "${oc.env:HOME}"})[number % 4]
+        put(recipe, place, hostile)
+        try:
+            check_targets(recipe, allowed, good)
+            accepted.add(name)
+        except UserError as error:
+            assert name in str(error)  # and not another one
+    assert len(callables) > 10_000
+    assert accepted == allowed & set(callables)
+    assert all(inspect.isclass(callables[name]) and issubclass(callables[name], HARMLESS) for name in accepted)
+    record_property("callables at each place", len(callables))
 
 
 @pytest.mark.sampled(every=5)

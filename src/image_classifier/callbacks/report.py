@@ -34,11 +34,18 @@ class Report(pl.Callback):
         run_dir: Run directory.
         pictures: Small pictures of samples in the page, of all stages together; 2,000 of 28 x 28 take 1 MB.
         samples: Samples of a stage that the page holds one by one; of more, a random choice.
+        png: Write the matrices and the learning curves as PNG files, too.
         results: Knows the command, and calls for the report at the end.
     """
 
     def __init__(
-        self, run_dir: str, *, pictures: int = PICTURES, samples: int = SAMPLES, results: Results | None = None
+        self,
+        run_dir: str,
+        *,
+        pictures: int = PICTURES,
+        samples: int = SAMPLES,
+        png: bool = True,
+        results: Results | None = None,
     ) -> None:
         for name, value in (("pictures", pictures), ("samples", samples)):
             if not 0 <= value <= 1_000_000:
@@ -49,6 +56,7 @@ class Report(pl.Callback):
         self.run_dir = Path(run_dir)
         self.pictures = pictures
         self.samples = samples
+        self.png = png
         self.results = results or Results()
         self.results.of_best.append(self.take_best)
         self.results.at_end.append(self.write)
@@ -124,7 +132,7 @@ class Report(pl.Callback):
         stages = [stage for stage in ("val", "test") if any(name.startswith(f"{stage}/") for name in metrics)]
         for stage in stages:
             self.keep_pictures(stage, trainer.datamodule, self.pictures // len(stages))  # type: ignore[attr-defined]
-        page = write_report(self.run_dir, self.samples)
+        page = write_report(self.run_dir, self.samples, png=self.png)
         log_page(trainer, "report", page)
         return page
 

@@ -9,6 +9,7 @@ from typing import Any
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.engine.launch.checks import check_config  # registers resolvers of its own
@@ -52,6 +53,11 @@ def run_directory(*, _root_: DictConfig) -> str:
     return settled.setdefault(str(parent), str(parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"))
 
 
+def single_run() -> bool:
+    """Resolver for what the jobs of a sweep leave out."""
+    return not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
 def register_resolvers() -> None:
     """Give the configuration the functions that it interpolates; those of `checks` come with its import."""
     resolvers: dict[str, Any] = {
@@ -59,6 +65,7 @@ def register_resolvers() -> None:
         "expand_home": expand_home,
         "run_directory": run_directory,
         "sqlite_url": sqlite_url,
+        "single_run": single_run,
         "job_directory": job_directory,
         "optuna_direction": optuna_direction,
     }

@@ -68,12 +68,13 @@ def save_course(
     write_json(course_path(run_dir), content)
 
 
-def write_report(run_dir: Path, samples: int = SAMPLES) -> Path:
+def write_report(run_dir: Path, samples: int = SAMPLES, *, png: bool = True) -> Path:
     """Write `<run_dir>/report/report.html` from the files in the run directory.
 
     Args:
         run_dir: Directory of a run, finished or not.
         samples: How many samples of a stage the page holds one by one.
+        png: Write the matrices and the curves as PNG files beside it, too.
 
     Returns:
         The path of the page.
@@ -109,7 +110,8 @@ def write_report(run_dir: Path, samples: int = SAMPLES) -> Path:
     )
     path = run_dir / "report" / "report.html"
     write_atomically(path, page)
-    write_pictures(path.parent, matrices, course)
+    if png:
+        write_pictures(path.parent, matrices, course)
     return path
 
 
