@@ -7,6 +7,7 @@ from sklearn import metrics
 from torch import Tensor
 
 from image_classifier.engine.confusion import matrix
+from odd_names import ODD_NAMES as ODD_FILE_NAMES
 
 ODD_NAMES = ("T-shirt/top", "a, b", 'the "best"', "ünï cødé", "猫", "100%", "dot.dash-under_score", "line\nbreak")
 
@@ -100,6 +101,30 @@ def test_slugs_keep_what_keys_may_hold() -> None:
 def test_slugs_of_different_names_differ() -> None:
     slugs = matrix.unique_slugs(["a b", "a/b", "ab", "猫", "犬"])
     assert len(set(slugs)) == 5 and slugs[2] == "ab"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a b", "a_b", "a_b_1"],
+        ["a_b_1", "a_b", "a b"],
+        ["a b", "a/b", "a_b_0", "a_b_0_", "a_b_1", "a_b_1_"],
+        ["a_2", "a 2", "a"],
+        ["", "_", " ", "__1", "__2"],
+        ODD_FILE_NAMES,
+        [*ODD_FILE_NAMES, *(f"_{position}" for position in range(9))],
+    ],
+)
+def test_every_pair_of_classes_has_a_key_of_its_own(names: list[str]) -> None:
+    number = len(names)
+    cells = matrix.shown_cells(torch.arange(number**2).view(number, number), number**2, 0)
+    values = torch.arange(number**2).view(number, number)
+    scalars = matrix.cell_scalars(values, names, "confusion_matrix/val", cells)
+    assert sorted(scalars.values()) == list(range(number**2))
+    assert len(matrix.per_class_scalars(values, names, "val")) == 3 * number
+    assert matrix.unique_slugs(names) == matrix.unique_slugs(list(names))
+    slugs = matrix.unique_slugs(names)
+    assert all(scalars[f"confusion_matrix/val/{slugs[t]}/{slugs[p]}"] == t * number + p for t, p in cells)
 
 
 def test_duplicate_names_are_refused() -> None:

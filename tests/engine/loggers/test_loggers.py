@@ -5,15 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from readers import READERS, MLFlowReader, TensorBoardReader, TrackioReader, WandbReader, finished_records
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from image_classifier import pipeline
+from image_classifier.engine.confusion.matrix import cell_scalars
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import assembly
 from image_classifier.engine.loggers.base import markdown_cell, table_rows
 from image_classifier.models.classifier import Classifier
+from odd_names import ODD_NAMES
 
 SHORT = "trainer.max_epochs=1"
 
@@ -117,6 +120,25 @@ def test_keys_of_odd_characters_reach_the_logger(compose_config: Callable, name:
     scalars = {key: values for key, values in READERS[name](tmp_path / "run").scalars().items() if "test/" in key}
     assert sorted(values[0] for values in scalars.values()) == [0, 1, 2, 3]
     assert name == "mlflow" or set(scalars) == set(keys)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "csv", "wandb", "mlflow", "trackio"])
+def test_every_pair_of_oddly_named_classes_has_its_own_key_in_every_logger(
+    compose_config: Callable, name: str, tmp_path: Path
+) -> None:
+    names = ["a b", "a_b", "a_b_1", "", ".", "..", "x" * 200, f"{'x' * 199}y", *ODD_NAMES]
+    number = len(names)
+    values = torch.arange(number**2).view(number, number)
+    cells = [(t, p) for t in range(12) for p in range(number)]
+    cfg = compose_config(f"logger={name}", *(["logger.wandb.mode=offline"] if name == "wandb" else []))
+    (logger,) = assembly.make_loggers(cfg)
+    logger.log_metrics(cell_scalars(values, names, "confusion_matrix/val", cells), 0)
+    if name == "csv":
+        logger.save()
+    pipeline.close([logger])
+    scalars = READERS[name](tmp_path / "run").scalars()
+    logged = [values[0] for key, values in scalars.items() if key.startswith("confusion_matrix")]
+    assert sorted(logged) == list(range(12 * number))
 
 
 def test_each_job_has_its_own_wandb_run(compose_config: Callable, train: Callable[..., Path], tmp_path: Path) -> None:

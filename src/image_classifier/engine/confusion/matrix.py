@@ -178,10 +178,21 @@ def per_class_scalars(counts: Tensor, class_names: Sequence[str], stage: str) ->
 
 
 def unique_slugs(class_names: Sequence[str]) -> list[str]:
-    """Slugs of all classes; where two names share one, their position is added so that no key hides another."""
-    slugs = [slug(name) for name in class_names]
-    appearances = Counter(slugs)
-    return [name if appearances[name] == 1 else f"{name}_{position}" for position, name in enumerate(slugs)]
+    """Slugs of all classes, no two the same: where names share one, their position is added, and `_` as needed.
+
+    The same names in the same order have the same slugs, in every run.
+    """
+    plain = [slug(name) for name in class_names]
+    appearances = Counter(plain)
+    taken, slugs = set(plain), []
+    for position, name in enumerate(plain):
+        if appearances[name] > 1:
+            name = f"{name}_{position}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+        slugs.append(name)
+    return slugs
 
 
 def check_class_names(class_names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from image_classifier.engine.loggers.guard import reason_of, say
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.sqlite import sqlite_url
 
-METRICS_A_CALL = 1000  # MLflow takes no more in one call
+METRICS_A_CALL, KEY_LENGTH = 1000, 250  # MLflow takes no more in one call, and no longer keys
 
 
 class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
@@ -133,6 +133,10 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
 
 
 def acceptable(key: str) -> str:
-    """A key as MLflow takes it; what is replaced leaves a digest, so that different keys stay apart."""
+    """A key as MLflow takes it; what is replaced or cut leaves a digest, so that different keys stay apart."""
     replaced = re.sub(r"[^A-Za-z0-9_/. -]", "_", key)
-    return key if replaced == key else f"{replaced}.{hashlib.sha256(key.encode()).hexdigest()[:4]}"
+    # Keys are paths of files to MLflow: it refuses a part that leads nowhere or elsewhere.
+    replaced = "/".join("_" if part in ("", ".", "..") else part for part in replaced.split("/"))
+    if replaced == key and len(key) <= KEY_LENGTH:
+        return key
+    return f"{replaced[: KEY_LENGTH - 9]}.{hashlib.sha256(key.encode()).hexdigest()[:8]}"
