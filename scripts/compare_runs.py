@@ -5,7 +5,6 @@ python scripts/compare_runs.py outputs/sweep/SWEEP/0 outputs/sweep/SWEEP/1 outpu
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from image_classifier.engine.confusion.tables import csv_text
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.runs.comparison import ABSENT, Run, common_stage, differing_settings, load_run
@@ -116,12 +116,9 @@ def print_table(console: Console, title: str, runs: Sequence[Run], rows: Sequenc
 def write_csv(
     path: Path, runs: Sequence[Run], settings: Sequence[Sequence[str]], metrics: Sequence[Sequence[str]]
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["kind", "name", *(run.name for run in runs)])
-        for kind, rows in (("setting", settings), ("metric", metrics)):
-            writer.writerows([kind, *row[: len(runs) + 1]] for row in rows)
+    rows = [("setting", row) for row in settings] + [("metric", row) for row in metrics]
+    table = [["kind", "name", *(run.name for run in runs)], *([kind, *row[: len(runs) + 1]] for kind, row in rows)]
+    write_atomically(path, csv_text(table))
 
 
 def draw_difference(runs: Sequence[Run], stage: str, path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Counts of the confusion matrix and their arithmetic, names and keys; imports nothing else of ours."""
+"""Counts of the confusion matrix and their arithmetic, names, keys and tables; imports nothing else of ours."""

@@ -1,6 +1,5 @@
 """Pure functions on a K x K count matrix: normalise, per-class figures, most confused pairs, keys, CSV."""
 
-import csv
 import io
 import re
 from collections import Counter
@@ -9,6 +8,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from image_classifier.engine.confusion.tables import csv_text, read_rows
 
 Normalization = Literal["none", "true", "pred", "all"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("none", "true", "pred", "all")
@@ -208,14 +209,11 @@ def check_class_names(class_names: Sequence[str]) -> None:
 
 def to_csv(counts: Tensor, class_names: Sequence[str]) -> str:
     """Raw counts as CSV: header and first column are class names, rows true, columns predicted."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true \\ predicted", *class_names])
-    writer.writerows([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
-    return text.getvalue()
+    rows = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
+    return csv_text([["true \\ predicted", *class_names], *rows])
 
 
 def from_csv(text: str) -> tuple[Tensor, list[str]]:
     """Counts and class names from what `to_csv` wrote."""
-    header, *rows = csv.reader(io.StringIO(text))
+    header, *rows = read_rows(io.StringIO(text))
     return torch.tensor([[int(cell) for cell in row[1:]] for row in rows]), header[1:]

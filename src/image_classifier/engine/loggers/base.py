@@ -1,9 +1,7 @@
 """What callbacks may ask of any logger. Each logger's own way of doing it stands in its own file."""
 
-import csv
 import hashlib
 import html
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
 
+from image_classifier.engine.confusion.tables import csv_text
 from image_classifier.engine.runs.files import write_atomically
 
 Table = Mapping[str, Mapping[str, float]]  # {column: {row: value}}; of a large matrix it holds some cells only
@@ -192,9 +191,7 @@ def table_rows(table: Table) -> list[list[Any]]:
 
 def write_rows(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV file."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue())
+    write_atomically(path, csv_text(rows))
 
 
 def markdown_table(table: Table) -> str:

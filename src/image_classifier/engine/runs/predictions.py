@@ -1,6 +1,5 @@
 """Predictions for pictures: a table as CSV, JSON or Parquet, and where folders tell the classes a confusion matrix."""
 
-import csv
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from image_classifier.engine.confusion.matrix import overall_metrics, to_csv
+from image_classifier.engine.confusion.tables import csv_text
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.pictures import printable
 from image_classifier.engine.images.unlabelled import PictureBatches, true_classes
@@ -138,16 +138,12 @@ def column_names(class_names: Sequence[str], taken: Sequence[str]) -> list[str]:
 
 
 def write_csv(predictions: Predictions, path: Path) -> None:
-    text = io.StringIO()
-    rows = predictions.rows()
     columns = predictions.fixed_columns()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *column_names(predictions.class_names, columns)])
-    for row in rows:
-        writer.writerow(
-            ["" if cell is None else f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row.values()]
-        )
-    write_atomically(path, text.getvalue())
+    rows = [
+        ["" if cell is None else f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row.values()]
+        for row in predictions.rows()
+    ]
+    write_atomically(path, csv_text([[*columns, *column_names(predictions.class_names, columns)], *rows]))
 
 
 def write_json(predictions: Predictions, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from image_classifier.engine.confusion.tables import cell_for_sheet, read_rows
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.runs.files import staged
 
@@ -68,7 +69,7 @@ def write_table(run_dir: Path, stage: str, table: SampleTable, form: Format = "c
 
 def csv_pieces(table: SampleTable) -> Iterator[str]:
     """The CSV file piece by piece. Numbers have as many digits as float32 needs to come back the same."""
-    names = [*table.class_names, ""]  # position -1 is the last one
+    names = [*map(cell_for_sheet, table.class_names), ""]  # position -1 is the last one
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -77,7 +78,7 @@ def csv_pieces(table: SampleTable) -> Iterator[str]:
         loss = np.where(np.isnan(table.loss[rows]), "", table.loss[rows].astype(str))
         writer.writerows(
             zip(
-                table.samples[rows],
+                map(cell_for_sheet, table.samples[rows]),
                 (names[position] for position in table.true[rows].tolist()),
                 (names[position] for position in table.predicted[rows].tolist()),
                 table.confidence[rows].astype(str).tolist(),
@@ -152,7 +153,7 @@ def read_table(run_dir: Path, stage: str, class_names: Sequence[str] | None = No
 
 def read_csv(path: Path) -> list[Sequence[str]]:
     with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
+        rows = read_rows(file)
         header = next(rows, [])
         check_columns(header, path)
         lines = list(rows)

@@ -1,7 +1,5 @@
 """The ranked table of a sweep, as rows of text."""
 
-import csv
-import io
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -62,12 +60,6 @@ def table_rows(ranked: Sequence[tuple[int | None, Job]], objectives: Mapping[str
         facts = [seconds, job.state, job.reason, job.directory.name, shlex.join(job.overrides)]
         rows.append([str(rank or ""), *settings, *figures, *facts])
     return rows
-
-
-def to_csv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def to_markdown(rows: Sequence[Sequence[str]]) -> str:
