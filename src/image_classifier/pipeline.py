@@ -32,6 +32,7 @@ from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.preparation import prepare_run, run_facts, settle, settle_precision
 from image_classifier.engine.launch.resume import adopt, check_resumable
 from image_classifier.engine.loggers.base import log_facts, log_final_metrics
+from image_classifier.engine.loggers.resumption import begin
 from image_classifier.engine.runs import prediction_page, predictions, summary
 from image_classifier.engine.runs.files import write_json
 from image_classifier.engine.runs.results import Results
@@ -68,6 +69,8 @@ def train(cfg: DictConfig) -> Any:
     loggers = make_loggers(cfg)
     try:
         trainer = make_trainer(cfg, loggers, recipe, results)
+        if cfg.train:
+            begin(loggers, cfg.paths.run_dir, cfg.ckpt_path, checkpoint)
         facts = run_facts(cfg, model)
         log_facts(trainer, facts)
         metrics["parameters"] = facts["parameters"]

@@ -25,6 +25,7 @@ from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.resume import typed_overrides
 from image_classifier.engine.loggers import guard
 from image_classifier.engine.loggers.base import RunLogger
+from image_classifier.engine.loggers.resumption import MarkLoggers
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from image_classifier.engine.training.checkpoint_contents import CheckpointContents
@@ -205,6 +206,7 @@ def make_trainer(
         EpochMetrics(metrics),  # the first: others read what it logs
         *suitable([make_callback(settings, trusted, results) for settings in chosen], cfg.trainer, bool(loggers)),
         CheckpointContents(recipe, results),
+        MarkLoggers(),
         FrozenStatistics(),
         RandomStates(),
     ]

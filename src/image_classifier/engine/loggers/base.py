@@ -55,6 +55,21 @@ class RunLogger:
     def log_final_metrics(self, metrics: Mapping[str, float]) -> None:
         """Log the final figures of the run, once."""
 
+    def mark(self) -> Any:
+        """Write out what was logged so far; returns in plain containers what `go_on` needs to know of it."""
+        self.save()  # type: ignore[attr-defined]
+
+    def go_on(self, mark: Any, step: int) -> None:
+        """Go on with the run that lies in the run directory, before anything is logged.
+
+        Args:
+            mark: What `mark` returned when the checkpoint was written; None where that is not known.
+            step: Optimizer steps of the checkpoint.
+        """
+
+    def start_anew(self) -> None:
+        """Begin a new run, before anything is logged; an earlier one may lie in the run directory."""
+
     def close(self) -> None:
         """Write everything out and end the run, so that the next job of a multirun starts its own."""
         self.finalize("success")  # type: ignore[attr-defined]

@@ -20,7 +20,8 @@ END = 22.0  # seconds that it waits for the end of a run of a logger
 METHODS = (
     *("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "after_save_checkpoint"),
     *("log_image", "log_markdown", "log_rows", "log_matrix", "log_matrix_chart", "group_curves"),
-    *("log_facts", "log_final_metrics", "log_page", "log_table", "log_text", "close"),
+    *("log_facts", "log_final_metrics", "log_page", "log_table", "log_text"),
+    *("mark", "go_on", "start_anew", "close"),
 )
 
 

@@ -11,7 +11,10 @@ from typing import Any
 import pytorch_lightning.loggers as pl_loggers
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.loggers.already import Already
 from image_classifier.engine.loggers.base import RunLogger, Table
+from image_classifier.engine.loggers.guard import reason_of, say
+from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.sqlite import sqlite_url
 
 METRICS_A_CALL = 1000  # MLflow takes no more in one call
@@ -56,14 +59,50 @@ class MLFlowLogger(RunLogger, pl_loggers.MLFlowLogger):
         self.remote = tracking_uri.startswith(("http:", "https:"))
         super().__init__(experiment_name=experiment, tracking_uri=tracking_uri, **settings)
         self.status = "success"
+        self.already = Already()
+        self.earlier_facts: dict[str, str] = {}
+        self.id_file = Path(run_dir) / "mlruns" / "run_id"
+
+    def mark(self) -> Any:
+        """Keeps which run of MLflow's is that of the run directory."""
+        if not self.id_file.exists() or self.id_file.read_text() != self.run_id:
+            write_atomically(self.id_file, str(self.run_id))
+
+    def go_on(self, mark: Any, step: int) -> None:
+        if not self.id_file.is_file():
+            return
+        from mlflow.exceptions import MlflowException
+
+        self._run_id = self.id_file.read_text()
+        try:
+            run = self.experiment.get_run(self._run_id)
+        except MlflowException as error:  # it was deleted
+            say(f"MLflow has no run {self._run_id} any more ({reason_of(error)}): a new one begins")
+            self._run_id = None
+            return
+        self.experiment.update_run(self._run_id, status="RUNNING")
+        self.earlier_facts = run.data.params
+        histories = {key: self.experiment.get_metric_history(self._run_id, key) for key in run.data.metrics}
+        values = {key: {metric.step: metric.value for metric in history} for key, history in histories.items()}
+        self.already = Already(self.title, values)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        items = [(acceptable(key), value) for key, value in metrics.items()]
+        named = {acceptable(key): value for key, value in metrics.items()}
+        items = list(self.already.new(named, step or 0).items())
         for start in range(0, len(items), METRICS_A_CALL):
             super().log_metrics(dict(items[start : start + METRICS_A_CALL]), step)
 
     def log_facts(self, facts: Mapping[str, Any]) -> None:
-        super().log_facts({acceptable(key): value for key, value in facts.items()})
+        """MLflow's parameters, which never change; what a run that goes on has changed becomes a tag."""
+        named = {acceptable(key): value for key, value in facts.items()}
+        changed = {
+            key: str(value)[:250]
+            for key, value in named.items()
+            if self.earlier_facts.get(key, str(value)[:250]) != str(value)[:250]
+        }
+        super().log_facts({key: value for key, value in named.items() if key not in changed})
+        for key, value in changed.items():
+            self.experiment.set_tag(self.run_id, f"resumed/{key}", value)
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         for index, image in enumerate(images):

@@ -1,8 +1,10 @@
 """TensorBoard."""
 
 import logging
+import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning.loggers as pl_loggers
@@ -32,6 +34,40 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
     def __init__(self, run_dir: str, **settings: Any) -> None:
         super().__init__(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=False, **settings)
         self.facts: dict[str, Any] = {}
+        self.first_step = 0  # of what this process logs
+        self.curves_are_grouped = False
+
+    def event_files(self) -> list[Path]:
+        return sorted(Path(self.log_dir).glob("events.out.tfevents.*"))
+
+    def mark(self) -> Any:
+        """The length of each event file."""
+        self.experiment.flush()
+        files = {path.name: path.stat().st_size for path in self.event_files()}
+        return {"files": files, "curves_are_grouped": self.curves_are_grouped}
+
+    def go_on(self, mark: Any, step: int) -> None:
+        """Cut the event files back to their length at the checkpoint.
+
+        A purge alone, which goes by steps, cannot tell a figure of step 10 that was drawn before the checkpoint of
+        step 10 from a loss of step 10 that was logged after it. It is for a TensorBoard that has read these files.
+        """
+        self.first_step = step
+        if not mark:
+            self._kwargs["purge_step"] = step
+            return
+        self._kwargs["purge_step"] = step + 1
+        self.curves_are_grouped = mark["curves_are_grouped"]
+        for path in self.event_files():
+            if path.name not in mark["files"]:
+                path.unlink()
+            elif path.stat().st_size > mark["files"][path.name]:
+                os.truncate(path, mark["files"][path.name])
+
+    def start_anew(self) -> None:
+        """Have the viewer forget an earlier run in this directory."""
+        if self.event_files():
+            self._kwargs["purge_step"] = 0
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         for index, image in enumerate(images):
@@ -47,6 +83,9 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
         return self.log_markdown(key, f"{caption}\n\n{markdown_table(table)}", step)
 
     def group_curves(self, charts: Mapping[str, Mapping[str, str]]) -> None:
+        if self.curves_are_grouped:
+            return
+        self.curves_are_grouped = True
         layout = {
             heading: {title: ["Multiline", [keys]] for title, keys in titles.items()}
             for heading, titles in charts.items()
@@ -55,7 +94,7 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
 
     def log_facts(self, facts: Mapping[str, Any]) -> None:
         self.facts = dict(facts)
-        self.log_rows("run", ["setting", "value"], [[key, str(value)] for key, value in facts.items()], 0)
+        self.log_rows("run", ["setting", "value"], [[key, str(value)] for key, value in facts.items()], self.first_step)
 
     def log_final_metrics(self, metrics: Mapping[str, float]) -> None:
         """The HParams entry: settings beside final figures."""

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.loggers.already import Already, Recent
 from image_classifier.engine.loggers.base import RunLogger, Table, table_rows
 
 
@@ -28,6 +29,8 @@ class TrackioLogger(RunLogger, Logger):
         UserError: The package trackio is not installed.
     """
 
+    title = "Trackio"
+
     def __init__(self, run_dir: str, project: str, store: str, **settings: Any) -> None:
         super().__init__()
         self.run_dir = Path(run_dir).absolute()
@@ -35,6 +38,8 @@ class TrackioLogger(RunLogger, Logger):
         self.settings = settings
         self.facts: dict[str, Any] = {}
         self.run: Any = None
+        self.already = Already()
+        self.recent = Recent()
         os.environ.setdefault("TRACKIO_DIR", str(Path(store).absolute()))  # read when trackio is imported
         try:
             import trackio  # noqa: F401
@@ -70,8 +75,36 @@ class TrackioLogger(RunLogger, Logger):
         return self.run
 
     @rank_zero_only
+    def mark(self) -> Any:
+        """The last rows: Trackio writes them in a thread, from time to time."""
+        return self.recent.mark()
+
+    @rank_zero_only
+    def go_on(self, mark: Any, step: int) -> None:
+        """Look up what Trackio has of this run, which it knows by its name."""
+        from trackio.sqlite_storage import SQLiteStorage  # of trackio 0.43: its own API asks a server
+
+        rows = SQLiteStorage.get_logs(self.project, self.version)
+        values: dict[str, dict[int, Any]] = {}
+        for row in rows:
+            for key, value in row.items():
+                values.setdefault(key, {})[row["step"]] = value
+        self.already = Already(self.title, values)
+        for metrics, logged_at in mark or ():
+            self.log_metrics(metrics, logged_at)
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.experiment.log(dict(metrics), step=step)
+        self.log_new(metrics, step)
+
+    def log_new(self, values: Mapping[str, Any], step: int | None) -> None:
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        new = self.already.new(numbers, step)
+        new |= {key: value for key, value in values.items() if key not in numbers and not self.already.has(key, step)}
+        if new:
+            self.experiment.log(new, step=step)
+            if step is not None:
+                self.recent.add(new, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *arguments: Any, **settings: Any) -> None:
@@ -88,18 +121,18 @@ class TrackioLogger(RunLogger, Logger):
 
         for index, image in enumerate(images):
             name = key if len(images) == 1 else f"{key}_{index}"
-            self.experiment.log({name: trackio.Image(np.asarray(image))}, step=step)
+            self.log_new({name: trackio.Image(np.asarray(image))}, step)
 
     def log_markdown(self, key: str, markdown: str, step: int) -> bool:
         import trackio
 
-        self.experiment.log({key: trackio.Markdown(markdown)}, step=step)
+        self.log_new({key: trackio.Markdown(markdown)}, step)
         return True
 
     def log_rows(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> bool:
         import trackio
 
-        self.experiment.log({key: trackio.Table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
+        self.log_new({key: trackio.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
         return True
 
     def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
@@ -111,7 +144,7 @@ class TrackioLogger(RunLogger, Logger):
     def log_page(self, key: str, page: Path, step: int) -> bool:
         import trackio
 
-        self.experiment.log({key: trackio.Html(page, inject=False)}, step=step)
+        self.log_new({key: trackio.Html(page, inject=False)}, step)
         return True
 
     def log_final_metrics(self, metrics: Mapping[str, float]) -> None:

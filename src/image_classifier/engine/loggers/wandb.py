@@ -21,8 +21,10 @@ import pytorch_lightning.loggers as pl_loggers
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.loggers.already import Already, Recent
 from image_classifier.engine.loggers.base import RunLogger, Table, shortened
 from image_classifier.engine.loggers.guard import reason_of
+from image_classifier.engine.loggers.wandb_files import EarlierRun, earlier_run
 
 # Seconds to wait for the server: before a run goes offline; while a run is opened; for the last upload. The whole start
 # takes less than 15, the end less than 30.
@@ -57,6 +59,28 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         self.directory: Path | None = None  # of the run, once it has started
         del self._wandb_init["anonymous"]  # W&B warns about it, even when it is None
         self.mode: Any = os.environ.get("WANDB_MODE") if mode == "auto" else mode
+        self.already = Already()
+        self.recent = Recent()
+        self.earlier: EarlierRun | None = None  # that this one goes on
+
+    def mark(self) -> Any:
+        """The last rows: W&B's helper process writes its file once a second, and a kill ends it too."""
+        return self.recent.mark()
+
+    def go_on(self, mark: Any, step: int) -> None:
+        """Go on under the id of the last run in this directory; a service that has rows keeps them."""
+        self.earlier = earlier_run(Path(str(self._save_dir)) / "wandb")
+        if self.earlier is not None:
+            self._wandb_init |= {"id": self.earlier.id, "resume": "allow"}
+            self.already = Already(self.title, self.earlier.values)
+            for metrics, logged_at in mark or ():
+                self.log_metrics(metrics, logged_at)
+
+    def start_anew(self) -> None:
+        """A job of a sweep keeps its id: what was logged before its first checkpoint is not logged again."""
+        earlier = earlier_run(Path(str(self._save_dir)) / "wandb")
+        if earlier is not None and earlier.id == self._wandb_init.get("id"):
+            self.earlier, self.already = earlier, Already(self.title, earlier.values)
 
     @property
     def experiment(self) -> Any:
@@ -98,6 +122,8 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
                 shutil.rmtree(attempt, ignore_errors=True)
             self._experiment = self.init()
         self.directory = Path(self._experiment.dir).parent if self.mode != "disabled" else None
+        if self.earlier is not None and self.mode == "offline":  # online, the server says how many rows there are
+            self._experiment.log({}, step=self.earlier.last_row + 1)
         self._experiment.define_metric("trainer/global_step")
         self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if self.mode == "offline":
@@ -116,14 +142,28 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
                 wandb.setup()
         return wandb.init(mode=self.mode, **self._wandb_init)
 
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step is None or (metrics := self.already.new(metrics, step)):
+            super().log_metrics(metrics, step)
+            if step is not None:
+                self.recent.add(metrics, step)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        if not self.already.has(key, step):
+            super().log_image(key, images, step, **kwargs)
+
     def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
         figures = {f"{key}/{name}": value for name, value in beside.items()}
-        self.experiment.log({key: table, **figures, "trainer/global_step": step})
+        if not self.already.has(f"{key}/{next(iter(beside))}", step):
+            self.experiment.log({key: table, **figures, "trainer/global_step": step})
+            self.recent.add(figures, step)
         return True
 
     def log_matrix_chart(self, key: str, table: Table, title: str, step: int) -> bool:
         import wandb
 
+        if self.already.has(f"{key}_table", step):
+            return True
         columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]  # what W&B's own chart expects
         cells = [[true, predicted, count] for predicted, column in table.items() for true, count in column.items()]
         chart = wandb.plot_table(
@@ -136,12 +176,15 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         return True
 
     def log_rows(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> bool:
-        self.log_table(key, columns=list(columns), data=[list(row) for row in rows], step=step)
+        if not self.already.has(key, step):
+            self.log_table(key, columns=list(columns), data=[list(row) for row in rows], step=step)
         return True
 
     def log_page(self, key: str, page: Path, step: int) -> bool:
         import wandb
 
+        if self.already.has(key, step):
+            return True
         self.experiment.log({key: wandb.Html(str(page), inject=False), "trainer/global_step": step})
         return True
 
@@ -160,7 +203,8 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         return f"upload its files with: {self.sync_command()}" if self.directory else ""
 
     def sync_command(self) -> str:
-        return shlex.join(["wandb", "sync", str(self.directory)])
+        parts = [*(self.earlier.directories if self.earlier else ()), self.directory]
+        return shlex.join(["wandb", "sync", *map(str, parts)])
 
     def abandon(self) -> None:
         let_go_of_helper()

@@ -1,0 +1,261 @@
+"""A run that was killed and resumed has the curves of one that was not: no step twice, none missing, in one run."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from readers import MLFlowReader, TrackioReader, nested_items, read_wandb_records
+from sweeping import run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
+from image_classifier.engine.loggers.csv import MetricsFile
+from image_classifier.engine.project import PROJECT_ROOT
+from tiny import TINY
+
+Series = dict[str, list[tuple[int, Any]]]  # {key: (step, value) in the order of writing}
+
+STEPS = 10  # an epoch: 120 training images in batches of 12
+KINDS = {
+    "csv": "csv.CSVLogger",
+    "tensorboard": "tensorboard.TensorBoardLogger",
+    "mlflow": "mlflow.MLFlowLogger",
+    "wandb": "wandb.WandbLogger",
+    "trackio": "trackio.TrackioLogger",
+}
+FURTHER = {
+    "mlflow": ", experiment: image-classifier, tracking_uri: null",
+    "wandb": ", project: x, mode: offline",
+    "trackio": ", project: image-classifier, store: unused",
+}
+
+
+def logger_settings(*names: str) -> list[str]:
+    return [
+        f"+logger.{name}={{_target_: image_classifier.engine.loggers.{KINDS[name]}, "
+        f"run_dir: '${{paths.run_dir}}'{FURTHER.get(name, '')}}}"
+        for name in names
+    ]
+
+
+SETTINGS = (
+    *(text for text in TINY if not text.startswith("confusion_matrix")),
+    *("trainer.max_epochs=3", "data.batch_size=12", "trainer.precision=32-true", "callbacks.early_stopping=null"),
+    *("logger=none", "confusion_matrix=all", "+callbacks.last_checkpoint.every_n_steps=4"),
+    *("confusion_matrix.forms=[scalar,table]", "callbacks.predictions=null"),
+)
+# Ends itself at a moment, as nobody can prevent.
+KILLED = (
+    "from image_classifier.engine.launch import objects; objects.EXECUTION_WHITELIST += ('moments.*',)\n"
+    "from image_classifier import commands; commands.train()"
+)
+
+
+def kill(directory: Path, moment: str, step: int, *arguments: str) -> None:
+    sent = f"+callbacks.kill={{_target_: moments.SignalAt, moment: {moment}, step: {step}, number: {signal.SIGKILL}}}"
+    paths = os.pathsep.join([str(PROJECT_ROOT / "src"), str(PROJECT_ROOT / "tests")])
+    command = [sys.executable, "-c", KILLED, *SETTINGS, *arguments, sent, f"hydra.run.dir={directory}"]
+    others = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}  # this one's helper
+    ended = subprocess.run(command, env=others | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def tensorboard_series(run_dir: Path) -> Series:
+    """What TensorBoard shows: it keeps every event that no later start of a run takes back."""
+    everything = {"scalars": 0, "images": 0, "tensors": 0}
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance=everything).Reload()
+    found: Series = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for tag in events.Tags()["tensors"]:
+        content = [(e.step, tensor_util.make_ndarray(e.tensor_proto).tolist()) for e in events.Tensors(tag)]
+        found[tag] = [(step, "" if tag.startswith(("run/", "_hparams")) else value) for step, value in content]
+    return found
+
+
+def csv_series(run_dir: Path) -> Series:
+    assert [path.name for path in (run_dir / "csv").glob("metrics*.csv")] == ["metrics.csv"]
+    with (run_dir / "csv" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        key: [(int(row["step"]), float(row[key])) for row in rows if row[key] != ""] for key in rows[0] if key != "step"
+    }
+
+
+def wandb_rows(run_dir: Path) -> list[dict[str, Any]]:
+    files = sorted((run_dir / "wandb").glob("*run-*/run-*.wandb"), key=lambda path: path.parent.name)
+    assert len({path.name for path in files}) == 1, "they are parts of one run"
+    return [
+        nested_items(record.history.item) | {"_row": record.history.step.num}
+        for file in files
+        for record in read_wandb_records(file)
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+def wandb_series(run_dir: Path) -> Series:
+    found: Series = {}
+    rows = [row for row in wandb_rows(run_dir) if "trainer/global_step" in row]
+    for row in rows:
+        for key, value in row.items():
+            if not key.startswith("_") and key != "trainer/global_step":
+                content = value.get("_type", value) if isinstance(value, dict) else value
+                found.setdefault(key, []).append((row["trainer/global_step"], content))
+    numbers = [row["_row"] for row in rows]
+    assert numbers == sorted(set(numbers)), "W&B drops rows whose number was there before"
+    return found
+
+
+def mlflow_series(run_dir: Path) -> Series:
+    reader = MLFlowReader(run_dir)  # which finds one run only
+    assert reader.run.info.status == "FINISHED"
+    keys = reader.run.data.metrics
+    histories = {key: reader.client.get_metric_history(reader.run.info.run_id, key) for key in keys}
+    return {key: [(metric.step, metric.value) for metric in history] for key, history in histories.items()}
+
+
+def trackio_series(run_dir: Path) -> Series:
+    found: Series = {}
+    for step, row in TrackioReader(run_dir).rows:
+        for key, value in row.items():
+            found.setdefault(key, []).append((step, value.get("_type") if isinstance(value, dict) else value))
+    return found
+
+
+SERIES: dict[str, Callable[[Path], Series]] = {
+    "csv": csv_series,
+    "tensorboard": tensorboard_series,
+    "mlflow": mlflow_series,
+    "wandb": wandb_series,
+    "trackio": trackio_series,
+}
+
+
+def comparable(series: Series) -> Series:
+    """Without what tells the time, and with one number for an epoch, which Lightning logs with each row of a step."""
+    chosen = {key: values for key, values in series.items() if not key.endswith("fit_seconds")}
+    chosen = {key: values for key, values in chosen.items() if not key.startswith(("run/", "_hparams"))}
+    return {key: sorted(dict(values).items()) if key == "epoch" else values for key, values in chosen.items()}
+
+
+def check_same(straight: Path, resumed: Path, names: Sequence[str]) -> None:
+    for name in names:
+        expected, found = (comparable(SERIES[name](run_dir)) for run_dir in (straight, resumed))
+        if name in ("wandb", "trackio"):  # pictures and tables of the last second before a kill are lost
+            tables = {key for key, values in expected.items() if not isinstance(values[0][1], int | float)}
+            for key in tables:
+                steps = [step for step, _ in found.pop(key, [])]
+                assert steps == sorted(set(steps)) and set(steps) <= {step for step, _ in expected.pop(key)}
+        assert found.keys() == expected.keys(), name
+        for key, values in found.items():
+            steps = [step for step, _ in values]
+            assert steps == sorted(set(steps)), f"{name} {key}"
+            assert [step for step, _ in expected[key]] == steps, f"{name} {key}"
+            for (_, one), (_, other) in zip(expected[key], values, strict=True):
+                assert one == pytest.approx(other, rel=1e-5) if isinstance(one, float) else one == other, (name, key)
+
+
+FILES = ("csv", "tensorboard")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The directory of a run without interruption, with these loggers."""
+
+    @cache
+    def train(*names: str) -> Path:
+        directory = tmp_path_factory.mktemp("straight") / "run"
+        ended = run(*SETTINGS, *logger_settings(*names), f"hydra.run.dir={directory}")
+        assert ended.status == 0, ended.errors
+        return directory
+
+    return train
+
+
+MOMENTS = [
+    ("on_train_batch_start", 16),  # the last checkpoint is of step 14
+    ("on_train_batch_start", 10),  # between two epochs: the checkpoint is of this step
+    ("on_train_batch_end", 11),
+    ("on_validation_batch_end", 20),
+    ("on_validation_epoch_end", 20),
+    ("on_train_end", 30),
+    ("on_test_batch_end", 30),
+    ("on_test_end", 30),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "moment", "step"),
+    [
+        pytest.param(names, moment, step, marks=() if names == FILES and step == 16 else pytest.mark.slow)
+        for names in (FILES, tuple(KINDS))
+        for moment, step in MOMENTS
+        if names != FILES or step < 20
+    ],
+    ids=str,
+)
+def test_killed_and_resumed_every_logger_has_each_step_once(
+    tmp_path: Path, straight: Callable[..., Path], names: tuple[str, ...], moment: str, step: int
+) -> None:
+    kill(tmp_path / "run", moment, step, *logger_settings(*names))
+    resumed = run(f"resume={tmp_path}/run", "~callbacks.kill")
+    assert resumed.status == 0, resumed.errors
+    assert "other values" not in resumed.output
+    check_same(straight(*names), tmp_path / "run", names)
+
+
+def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    every = "+callbacks.every={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: '${paths.run_dir}/x', "
+    every += "filename: 'step_{step}', auto_insert_metric_name: false, save_top_k: -1, every_n_train_steps: 7}"
+    settings = (*SETTINGS, *logger_settings(*FILES), every)
+    assert run(*settings, f"hydra.run.dir={directory}").status == 0
+    before = {name: SERIES[name](directory) for name in FILES}
+    again = run(*settings, f"hydra.run.dir={directory}", f"ckpt_path={directory}/x/step_14.ckpt", "data.mirror=false")
+    assert again.status == 0, again.errors
+    for name in FILES:
+        found = comparable(SERIES[name](directory))
+        for key, values in comparable(before[name]).items():
+            assert [step for step, _ in found[key]] == [step for step, _ in values], (name, key)
+
+
+def test_a_new_run_in_the_directory_is_not_mixed_with_the_earlier_one(tmp_path: Path) -> None:
+    settings = (*SETTINGS, *logger_settings(*FILES), f"hydra.run.dir={tmp_path}/run", "trainer.max_epochs=1")
+    assert run(*settings).status == 0
+    assert run(*settings, "seed=2").status == 0
+    steps = [step for step, _ in tensorboard_series(tmp_path / "run")["train/loss_step"]]
+    assert steps == sorted(set(steps))
+    assert sorted(path.name for path in (tmp_path / "run" / "csv").glob("metrics*")) == ["metrics.csv", "metrics_1.csv"]
+
+
+def test_other_values_than_those_a_service_has_are_told_once(tmp_path: Path) -> None:
+    settings = (*SETTINGS, *logger_settings("wandb"), f"hydra.run.dir={tmp_path}/run", "++trainer.max_steps=18")
+    assert run(*settings).status == 0
+    rows = len(wandb_rows(tmp_path / "run"))
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert run(*settings, f"ckpt_path={checkpoint}", "++trainer.max_steps=22").status == 0
+    assert len(wandb_rows(tmp_path / "run")) > rows
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    again = run(*settings, f"ckpt_path={best}", "model.optimizer.lr=0.5")
+    assert again.status == 0
+    assert again.output.count("W&B has other values of this run from step ") == 1
+
+
+def test_a_metrics_file_that_was_cut_off_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("a,step\r\n1.0,0\r\n2.0,1\r\n3.0")
+    file = MetricsFile(str(tmp_path))
+    file.cut(None, 2)
+    file.log_metrics({"b": 5.0}, 2)
+    file.save()
+    with (tmp_path / "metrics.csv").open(newline="") as content:
+        assert list(csv.DictReader(content)) == [
+            {"a": "1.0", "b": "", "step": "0"},
+            {"a": "2.0", "b": "", "step": "1"},
+            {"a": "", "b": "5.0", "step": "2"},
+        ]
+    assert not [path for path in tmp_path.iterdir() if path.name != "metrics.csv"]
