@@ -1,5 +1,6 @@
 """SIGKILL at random moments of a real process: started again until it ends, a run is as if it had never died."""
 
+import csv
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -97,6 +98,12 @@ def random_kill(generator: random.Random, phase: str, times: dict[str, list[floa
     return Kill(phase, number, generator.uniform(0, times[phase][number]))
 
 
+def without_time(path: Path) -> list[dict[str, str]]:
+    """The rows of a log, but for what was measured by the clock."""
+    with path.open(newline="") as file:
+        return [{key: value for key, value in row.items() if "seconds" not in key} for row in csv.DictReader(file)]
+
+
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_at_a_random_moment(
     tmp_path: Path,
@@ -122,4 +129,6 @@ def test_killed_at_a_random_moment(
         phase = generator.choice(list(PHASES))
     record_property("died_in", " ".join(died_in))
     assert differences(expected, tmp_path / "run") == [], died_in
+    for name in ("metrics.csv", "final_metrics.csv"):
+        assert without_time(tmp_path / "run" / "csv" / name) == without_time(expected / "csv" / name), died_in
     assert not list((tmp_path / "run").rglob(".*.ckpt.*"))
