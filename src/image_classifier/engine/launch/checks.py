@@ -118,11 +118,10 @@ def switch() -> Check:
 
 
 def parts() -> Check:
-    """Of a group whose options can be combined: each part says what it is made of, or null that it is left out."""
+    """Of a group whose options can be combined."""
     return Check(
         lambda value: (
-            OmegaConf.is_dict(value)
-            and all(part is None or (OmegaConf.is_dict(part) and "_target_" in part) for part in value.values())
+            OmegaConf.is_dict(value) and all(part is None or OmegaConf.is_dict(part) for part in value.values())
         ),
         "names with what each is made of, or null",
         "{mine: {_target_: my_package.Mine}}",
