@@ -1,5 +1,6 @@
 """Callbacks for tests: something happens to a training at a chosen moment, once."""
 
+import gc
 import os
 import shutil
 import signal
@@ -88,3 +89,30 @@ class RemoveAt(At):
 
     def act(self, run_dir: Path) -> None:
         shutil.rmtree(run_dir)
+
+
+class Usage(pl.Callback):
+    """Appends what the process takes after each epoch, or each training, to a file: memory, open files, threads.
+
+    Args:
+        path: A file of lines "bytes files threads".
+        moment: on_train_epoch_end or on_fit_end.
+    """
+
+    def __init__(self, path: str, moment: str = "on_train_epoch_end") -> None:
+        self.path = Path(path)
+        self.moment = moment
+
+    def note(self, moment: str) -> None:
+        if moment == self.moment:
+            gc.collect()  # what waits for Python's next look is no growth
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            files, threads = (sum(1 for _ in Path("/proc/self", name).iterdir()) for name in ("fd", "task"))
+            with self.path.open("a") as file:
+                file.write(f"{pages * os.sysconf('SC_PAGE_SIZE')} {files} {threads}\n")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.note("on_train_epoch_end")
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.note("on_fit_end")

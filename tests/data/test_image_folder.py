@@ -2,6 +2,9 @@
 
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -589,3 +592,29 @@ def test_classes_are_counted_without_decoding_and_missing_ones_told_once(
     labels = datamodule.training_labels()
     assert before.tolist() == datamodule.class_counts().tolist() == counts(labels[datamodule.train_indices])
     assert capsys.readouterr().out.count("none of green for validation") == (1 if parts else 0)
+
+
+KILLED_AT_THE_START_OF_A_WORKER = """
+import os, signal, time
+from multiprocessing import Process
+import torch
+from image_classifier.data.pictures import FileLoader
+from image_classifier.engine.images.batches import EpochBatches
+start, work = Process.start, Process.run
+def work_later(self):
+    time.sleep(2)
+    work(self)
+def start_and_die(self):
+    start(self)
+    os.kill(os.getpid(), signal.SIGKILL)
+Process.start, Process.run = start_and_die, work_later
+batches = EpochBatches(torch.arange(8), 4, shuffle=False, seed=1)
+next(iter(FileLoader([0] * 8, batches, 1)))
+"""
+
+
+def test_a_worker_does_not_outlive_a_training_that_was_killed() -> None:
+    """It holds the pipe of the output, which ends with the last process that does."""
+    command = [sys.executable, "-c", KILLED_AT_THE_START_OF_A_WORKER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr

@@ -1,11 +1,15 @@
 """What all data sets of pictures share: decoding, a split in three parts, in memory or batch by batch from the disk."""
 
+import ctypes
 import json
 import os
 import shlex
+import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +42,9 @@ IMAGENET_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.459,)}
 IMAGENET_STD = {3: (0.229, 0.224, 0.225), 1: (0.225,)}
 
 
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
+
 class FileLoader(DataLoader):
     """Decodes batches in worker processes; sized, and restored inside an epoch like InMemoryLoader.
 
@@ -57,6 +64,7 @@ class FileLoader(DataLoader):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=partial(end_with_parent, os.getpid()),
             generator=torch.Generator(),  # not the global one: a resumed run starts other workers than one that went on
         )
 
@@ -74,6 +82,17 @@ class FileLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.batch_sampler.first_batch = state["batches_served"] % len(self)
+
+
+def end_with_parent(parent: int, worker: int) -> None:
+    """Have a worker process end with the one that made the loader, even if that was killed before the worker began.
+
+    torch's own look for it compares with the parent that the worker has when it begins, and would then wait for ever.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class PictureDataModule(ImageDataModule):

@@ -10,6 +10,9 @@ from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch.checks import CHECKS, REQUIRED, check_config
 
 WRONG: dict[str, list[Any]] = {
+    "callbacks": [3, [], {"mine": 3}],
+    "logger": ["csv", {"mine": "csv"}],
+    "objectives": [3, "val/acc", {"val/acc": "up"}],
     "seed": [-1, 2**32, 1.5, "one", True],
     "monitor.metric": [3, True, "acc", "train/loss"],
     "trainer.max_epochs": [0, -2, 1.5, "many", True],

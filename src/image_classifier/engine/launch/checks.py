@@ -117,6 +117,17 @@ def switch() -> Check:
     return Check(lambda value: isinstance(value, bool), "true or false", "true")
 
 
+def parts() -> Check:
+    """Of a group whose options can be combined."""
+    return Check(
+        lambda value: (
+            OmegaConf.is_dict(value) and all(part is None or OmegaConf.is_dict(part) for part in value.values())
+        ),
+        "names with what each is made of, or null",
+        "{mine: {_target_: my_package.Mine}}",
+    )
+
+
 CHECKS: dict[str, Check] = {
     "seed": Check(lambda value: is_whole(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295", 1),
     "top_k": whole(1, 3),
@@ -180,6 +191,13 @@ CHECKS: dict[str, Check] = {
         lambda value: OmegaConf.is_dict(value) and all(OmegaConf.is_dict(metric) for metric in value.values()),
         "names with what each is made of",
         "{}",
+    ),
+    "callbacks": parts(),
+    "logger": parts(),
+    "objectives": Check(
+        lambda value: OmegaConf.is_dict(value) and all(mode in ("max", "min") for mode in value.values()),
+        "metrics with max or min each",
+        "{val/acc: max}",
     ),
     "model.compile": switch(),
     "model.channels_last": switch(),

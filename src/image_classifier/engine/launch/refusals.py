@@ -50,6 +50,10 @@ def refusals_in_short() -> Iterator[None]:
             sys.stderr = composing.terminal
             print(f"error: {shortened(held)}", file=sys.stderr)
             sys.exit(2)
+        if end.code == 2 and held.startswith("usage: "):  # argparse, of an option that there is not
+            composing.errors = None
+            sys.stderr = composing.terminal
+            print(f"error: {held.strip().splitlines()[-1].partition(' error: ')[2]}; see --help", file=sys.stderr)
         raise
     finally:
         work_begins()

@@ -4,12 +4,15 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning.loggers as pl_loggers
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from image_classifier.engine.errors import UserError
 from image_classifier.engine.loggers.base import RunLogger, Table, markdown_table
 
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # its missing-TensorFlow notice tells users nothing
@@ -32,6 +35,9 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
     title = "TensorBoard"
 
     def __init__(self, run_dir: str, **settings: Any) -> None:
+        known = {*signature(pl_loggers.TensorBoardLogger).parameters, *signature(SummaryWriter).parameters}
+        if unknown := sorted(settings.keys() - known):  # Lightning would find out at the first figure
+            raise UserError(f"expected settings of TensorBoardLogger or SummaryWriter but found {', '.join(unknown)}")
         super().__init__(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=False, **settings)
         self.facts: dict[str, Any] = {}
         self.first_step = 0  # of what this process logs
