@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marker := item.get_closest_marker("sampled"):
             test = item.nodeid.partition("[")[0]
             if counts[test] % marker.kwargs["every"]:
-                item.add_marker(pytest.mark.slow)
+                item.add_marker(pytest.mark.thorough)
             counts[test] += 1
 
 

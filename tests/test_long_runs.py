@@ -17,7 +17,7 @@ from run_directories import same
 from tiny import TINY, TINY_DATA, TINY_WITH_DRAWINGS
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.thorough,
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="what a process takes is read from Linux's /proc"),
 ]
 

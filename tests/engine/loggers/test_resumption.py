@@ -189,10 +189,17 @@ MOMENTS = [
 ]
 
 
+def marks_of(names: tuple[str, ...], step: int) -> tuple[pytest.MarkDecorator, ...]:
+    """With all loggers a case takes a quarter of a minute."""
+    if step == 16:
+        return () if names == FILES else (pytest.mark.slow,)
+    return (pytest.mark.thorough,)
+
+
 @pytest.mark.parametrize(
     ("names", "moment", "step"),
     [
-        pytest.param(names, moment, step, marks=() if names == FILES and step == 16 else pytest.mark.slow)
+        pytest.param(names, moment, step, marks=marks_of(names, step))
         for names in (FILES, tuple(KINDS))
         for moment, step in MOMENTS
         if names != FILES or step < 20

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -46,6 +47,12 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
     def event_files(self) -> list[Path]:
         return sorted(Path(self.log_dir).glob("events.out.tfevents.*"))
 
+    def let_a_second_pass(self) -> None:
+        """TensorBoard reads the files of a run in the order of their names, which begin with their second."""
+        seconds = [int(path.name.split(".")[3]) for path in self.event_files()]
+        if seconds and max(seconds) == int(time.time()):
+            time.sleep(1)
+
     def mark(self) -> Any:
         """The length of each event file."""
         self.experiment.flush()
@@ -59,6 +66,7 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
         step 10 from a loss of step 10 that was logged after it. It is for a TensorBoard that has read these files.
         """
         self.first_step = step
+        self.let_a_second_pass()
         if not mark:
             self._kwargs["purge_step"] = step
             return
@@ -73,6 +81,7 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
     def start_anew(self) -> None:
         """Have the viewer forget an earlier run in this directory."""
         if self.event_files():
+            self.let_a_second_pass()
             self._kwargs["purge_step"] = 0
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
