@@ -24,7 +24,7 @@ train: setup  ## train the default experiment; overrides: make train ARGS="model
 report: setup  ## make the page of a run again: make report RUN=outputs/train/<run>
 	@$(VENV)/python scripts/report.py "$(RUN)"
 
-test:  ## run all tests; what they need of the system is installed where that asks for no password
+test:  ## run the tests; what they need of the system is installed where that asks for no password
 	@$(PYTHON) scripts/system_packages.py
 	@$(MAKE) --no-print-directory setup-dev
 	$(VENV)/python -m pytest $(ARGS)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from image_classifier.engine.project import PROJECT_ROOT
 
@@ -122,15 +122,25 @@ def fork_and_watch(arguments: list[str], output: str, kill: Kill | None) -> dict
 
 def work(arguments: list[str], output: str, writer: int) -> None:
     """The command, in a child, which announces its phases."""
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1), os.dup2(file, 2), os.set_inheritable(writer, False)
+    os.set_inheritable(writer, False)
     os.setpgid(0, 0)
-    status = 0
-    try:
+
+    def train() -> None:
         announce_phases(writer)
         sys.argv = ["train.py", *arguments]
         os.chdir(PROJECT_ROOT)
         runpy.run_path("train.py", run_name="__main__")
+
+    end_with(train, output)
+
+
+def end_with(command: Callable[[], Any], output: str) -> NoReturn:
+    """Do a child's work as a command does: all that it prints goes to a file, and it ends with a command's status."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1), os.dup2(file, 2)
+    status = 0
+    try:
+        status = int(command() or 0)
     except SystemExit as end:
         status = int(end.code or 0)
     except BaseException:

@@ -34,6 +34,16 @@ def write_folder(root: Path, count: int, seed: int = 0) -> Path:
     return root
 
 
+def write_noise(root: Path, height: int, width: int) -> Path:
+    """40 pictures of noise in each of the folders a to d."""
+    random = np.random.default_rng(1)
+    for number in range(160):
+        path = root / "abcd"[number % 4] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(256, size=(height, width, 3), dtype=np.uint8)).save(path)
+    return root
+
+
 def write_csv(file: Path, folder: Path, **columns: str) -> Path:
     """A row for each picture of a folder, with paths from there, and further columns of one value."""
     with file.open("w", newline="") as stream:

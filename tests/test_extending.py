@@ -1,6 +1,7 @@
 """docs/extending.md, followed to the letter in a copy of the project: its files are written, its commands run."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -28,29 +29,21 @@ RUNNER = """
 import json, os, runpy, sys
 import pytorch_lightning, torch, torchmetrics, torchvision
 import image_classifier.pipeline
+from forked_runs import end_with
+
+def work():
+    if sys.argv[0] != "pytest":
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        return 0
+    import pytest
+    return pytest.main([*sys.argv[1:], "-n0", "-p", "no:cacheprovider"])
+
 failed = []
 for number, argv in enumerate(json.loads(sys.argv[1])):
     child = os.fork()
     if child == 0:
-        output = os.open(f"output_{number}.txt", os.O_WRONLY | os.O_CREAT)
-        os.dup2(output, 1), os.dup2(output, 2)
         sys.argv = argv
-        status = 0
-        try:
-            if argv[0] == "pytest":
-                import pytest
-                status = pytest.main([*argv[1:], "-n0", "-p", "no:cacheprovider"])
-            else:
-                runpy.run_path(argv[0], run_name="__main__")
-        except SystemExit as end:
-            status = int(end.code or 0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            status = 1
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(status)
+        end_with(work, f"output_{number}.txt")
     if os.waitpid(child, 0)[1]:
         failed.append(number)
 print(json.dumps(failed))
@@ -98,12 +91,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 commands[-1].append(f"hydra.run.dir={run_directory(kind, 1)}")
                 checkpoint = f"{run_directory(kind, 0)}/checkpoints/best.ckpt"
                 commands.append(["eval.py", f"ckpt_path={checkpoint}", "hydra.run.dir=runs/evaluated"])
+    path = os.pathsep.join([str(project / "src"), str(project / "tests")])
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(commands)],
         cwd=project,
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(project), "PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(project), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     failed = json.loads(done.stdout.splitlines()[-1])

@@ -6,11 +6,10 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from forked_runs import PHASES, Ended, ForkedRuns, Kill
+from picture_sources import write_noise
 from run_directories import differences
 from tiny import TINY
 
@@ -46,13 +45,7 @@ def runs() -> Iterator[ForkedRuns]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pictures")
-    numbers = np.random.default_rng(1)
-    for number in range(160):
-        path = root / "abcd"[number % 4] / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(numbers.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(path)
-    return root
+    return write_noise(tmp_path_factory.mktemp("pictures"), 8, 8)
 
 
 Start = Callable[..., Ended]

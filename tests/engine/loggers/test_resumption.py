@@ -266,3 +266,19 @@ def test_a_metrics_file_that_was_cut_off_is_mended(tmp_path: Path) -> None:
             {"a": "", "b": "5.0", "step": "2"},
         ]
     assert not [path for path in tmp_path.iterdir() if path.name != "metrics.csv"]
+
+
+def test_a_key_like_a_formula_stays_one_column(tmp_path: Path) -> None:
+    keys = ["=mine", "-x"]
+    for step, key in enumerate([*keys, keys[0]]):
+        file = MetricsFile(str(tmp_path))  # goes on in what is there, each time
+        file.log_metrics({key: 0.5 - step}, step)
+        file.save()
+    again = MetricsFile(str(tmp_path))
+    again.cut(2, 2)
+    assert sorted(MetricsFile(str(tmp_path)).metrics_keys) == sorted([*keys, "step"])
+    header, *rows = MetricsFile(str(tmp_path)).lines()
+    assert [dict(zip(header, row, strict=True)) for row in rows] == [
+        {"=mine": "0.5", "-x": "", "step": "0"},
+        {"=mine": "", "-x": "-0.5", "step": "1"},
+    ]

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from sweeping import run
 
 from image_classifier.engine.project import PROJECT_ROOT
+from picture_sources import write_noise
 from run_directories import same
 from tiny import TINY_DATA
 
@@ -88,13 +87,7 @@ def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(1)
-    for number in range(160):
-        path = root / "abcd"[number % 4] / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(random.integers(256, size=(10, 12, 3), dtype=np.uint8)).save(path)
-    return root
+    return write_noise(tmp_path_factory.mktemp("pictures"), 10, 12)
 
 
 Weights = dict[str, Any]

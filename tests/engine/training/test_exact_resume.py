@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import timm
-from PIL import Image
 from sweeping import run
 
 from image_classifier.engine.launch import objects
+from picture_sources import write_noise
 from run_directories import differences
 from tiny import TINY
 
@@ -56,13 +55,7 @@ def trust_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(1)
-    for number in range(160):
-        path = root / "abcd"[number % 4] / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(random.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(path)
-    return root
+    return write_noise(tmp_path_factory.mktemp("pictures"), 8, 8)
 
 
 @pytest.fixture(scope="module")

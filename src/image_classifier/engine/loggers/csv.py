@@ -1,6 +1,5 @@
 """Plain CSV files."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from image_classifier.engine.confusion.tables import read_rows
 from image_classifier.engine.loggers.base import RunLogger, Table, table_rows, write_rows
 
 
@@ -43,7 +43,7 @@ class MetricsFile(ExperimentWriter):
         if not self.path.is_file():
             return []
         with self.path.open(newline="") as file:
-            return list(csv.reader(file))
+            return list(read_rows(file))
 
     def cut(self, rows: int | None, step: int) -> None:
         """Keep so many rows; None for those before a step."""
