@@ -84,7 +84,8 @@ def on_signal(number: int, frame: Any = None) -> None:
     if state.asked is None:
         state.asked, state.when = number, now
         if state.holds:
-            say(f"{signal.Signals(number).name}: ending after this step, or the running validation; again: at once")
+            name = signal.Signals(number).name
+            say(f"{name}: ending after this step, the running validation, or the imports; again: at once")
             return
     elif now - state.when < SAME:
         return

@@ -148,7 +148,8 @@ def stop(error: UserError) -> NoReturn:
 @functools.cache
 def import_once(load: Callable[[], None]) -> None:
     """Import what the work needs; garbage collection, off since the start, then looks at it no more."""
-    load()
+    with interruption.held():  # torch goes on with half of numpy where an import of it was interrupted
+        load()
     if not gc.isenabled():
         gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
         atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
