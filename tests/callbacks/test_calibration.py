@@ -1,8 +1,10 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from image_classifier.callbacks.calibration import Calibration
@@ -46,17 +48,13 @@ def test_ignored_samples_do_not_count(run_test: Callable) -> None:
     assert float(trainer.callback_metrics["test/ece"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_diagram_is_drawn(run_test: Callable) -> None:
-    callback = Calibration()
-    run_test(torch.tensor([[3, 0], [0, 2], [0, 2]]), torch.tensor([0, 1, 0]), callback)
-    picture = callback.results.reliability["test"]
-    assert picture.dtype == np.uint8
-    assert picture.shape[2] == 3
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+def test_the_diagram_is_drawn(run_test: Callable, tmp_path: Path) -> None:
+    run_test(torch.tensor([[3, 0], [0, 2], [0, 2]]), torch.tensor([0, 1, 0]), Calibration())
+    (path,) = (tmp_path / "images" / "calibration").glob("test_step_*.png")
+    assert len(np.unique(np.asarray(Image.open(path)).reshape(-1, 3), axis=0)) > 20
 
 
-def test_other_stages_are_left_alone(run_test: Callable) -> None:
-    callback = Calibration(stages=("val",))
-    trainer = run_test(torch.tensor([[3, 0], [0, 2]]), torch.tensor([0, 0]), callback)
+def test_other_stages_are_left_alone(run_test: Callable, tmp_path: Path) -> None:
+    trainer = run_test(torch.tensor([[3, 0], [0, 2]]), torch.tensor([0, 0]), Calibration(stages=("val",)))
     assert "test/ece" not in trainer.callback_metrics
-    assert not callback.results.reliability
+    assert not (tmp_path / "images").exists()

@@ -8,7 +8,6 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
 from image_classifier.engine.loggers.base import log_image
-from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.stages import Outputs, StageCallback, ignored_label
 
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
@@ -46,13 +45,11 @@ class Calibration(StageCallback):
     Args:
         bins: Bins of equal width between confidence 0 and 1.
         stages: Any of "val" and "test".
-        results: Takes the last diagram of each stage.
     """
 
-    def __init__(self, bins: int = 15, *, stages: Sequence[str] = ("test",), results: Results | None = None) -> None:
+    def __init__(self, bins: int = 15, *, stages: Sequence[str] = ("test",)) -> None:
         super().__init__(stages)
         self.bins = bins
-        self.results = results or Results()
         self.reliability: dict[str, ExpectedCalibrationError] = {}
 
     def start(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -68,10 +65,8 @@ class Calibration(StageCallback):
         found = self.reliability.pop(stage).compute()  # over the samples of all processes
         pl_module.log(f"{stage}/ece", found["ece"].float())
         if trainer.is_global_zero:
-            from image_classifier.engine.figures.confusion_matrix import to_array
-            from image_classifier.engine.figures.report import draw_reliability
+            from image_classifier.engine.figures.reliability import draw_reliability
 
             bins = {name: found[name].cpu().numpy() for name in ("count", "confidence", "accuracy")}
             title = f"{stage}, expected calibration error {float(found['ece']):.2%}"
-            figure = self.results.reliability[stage] = to_array(draw_reliability(**bins, title=title))
-            log_image(trainer, f"calibration/{stage}", figure, trainer.global_step)
+            log_image(trainer, f"calibration/{stage}", draw_reliability(**bins, title=title), trainer.global_step)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from image_classifier.engine.images.normalization import to_pixels
 from image_classifier.engine.loggers.base import log_image
-from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.stages import Outputs, StageCallback, ignored_label
 
 THUMBNAIL = 128  # pixels; larger images are reduced before they are kept
@@ -39,7 +38,6 @@ class Misclassified(StageCallback):
         per_pair: Pictures of each pair.
         capacity: Mistakes kept while the stage runs.
         stages: Any of "val" and "test".
-        results: Takes the last gallery of each stage.
     """
 
     def __init__(
@@ -49,13 +47,11 @@ class Misclassified(StageCallback):
         *,
         capacity: int = 500,
         stages: Sequence[str] = ("test",),
-        results: Results | None = None,
     ) -> None:
         super().__init__(stages)
         self.pairs = pairs
         self.per_pair = per_pair
         self.capacity = capacity
-        self.results = results or Results()
         self.candidates: Candidates | None = None
         self.frequencies = torch.zeros(0, dtype=torch.int64)  # (K * K,) mistakes of each pair
 
@@ -90,8 +86,7 @@ class Misclassified(StageCallback):
         if trainer.world_size > 1:
             self.gather(trainer)
         if trainer.is_global_zero and self.candidates is not None and len(self.candidates.pairs):
-            figure = self.results.galleries[stage] = self.draw(stage, trainer)
-            log_image(trainer, f"misclassified/{stage}", figure, trainer.global_step)
+            log_image(trainer, f"misclassified/{stage}", self.draw(stage, trainer), trainer.global_step)
 
     def gather(self, trainer: pl.Trainer) -> None:
         """Bring the mistakes of all processes together."""

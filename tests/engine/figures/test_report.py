@@ -53,10 +53,3 @@ def test_learning_curves_show_every_epoch_and_what_is_missing() -> None:
     assert loss.lines[1].get_xydata().tolist() == [[1, 1.5], [3, 0.7]]
     assert [line.get_label() for line in accuracy.lines] == ["train", "val"]
     assert rate.lines[0].get_xydata().tolist() == [[0, 0.1], [0.5, 0.2], [1, 0]]
-
-
-def test_reliability_diagram_leaves_empty_bins_empty() -> None:
-    count, confidence, accuracy = np.array([0, 3, 1]), np.array([0, 0.5, 0.9]), np.array([0, 2 / 3, 1])
-    upper, lower = draw.draw_reliability(count, confidence, accuracy, "test").axes
-    assert [bar.get_height() for bar in upper.containers[0]] == [2 / 3, 1]
-    assert [bar.get_height() for bar in lower.containers[0]] == [0, 0.75, 0.25]

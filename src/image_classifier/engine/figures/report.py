@@ -1,4 +1,4 @@
-"""Draw learning curves, the reliability diagram, and the difference of two confusion matrices."""
+"""Draw learning curves, and the difference of two confusion matrices."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
+from image_classifier.engine.figures.colors import BLUE, GREEN, ORANGE
 from image_classifier.engine.figures.labels import tick_labels
 
-# Okabe and Ito's colours, told apart by colour-blind eyes; they differ in lightness as well.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 CLASS_LIMIT = 50  # more classes than this: only those with the lowest F1 are shown
 CELL_TEXT_LIMIT = 25  # more classes than this: cells carry no text
 
@@ -71,34 +70,6 @@ def draw_learning_curves(epochs: Sequence[Mapping[str, float]], learning_rates: 
         axes.set_xlabel("epochs")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.grid(alpha=0.3)
-    return figure
-
-
-def draw_reliability(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, title: str) -> Figure:
-    """Draw accuracy over confidence, and how many samples lie in each bin.
-
-    Args:
-        count: (B,) samples in each of B bins of equal width between confidence 0 and 1.
-        confidence: (B,) their mean confidence.
-        accuracy: (B,) share of them that was right.
-        title: Title of the figure.
-    """
-    figure = new_figure(5, 5.6, left=0.15, right=0.95, bottom=0.09, top=0.94, hspace=0.08)
-    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
-    edges = np.linspace(0, 1, len(count) + 1)[:-1]
-    width = 1 / len(count)
-    filled = count > 0
-    upper.bar(edges[filled], accuracy[filled], width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
-    upper.plot(confidence[filled], confidence[filled], "o", color=ORANGE, markersize=5, label="mean confidence")
-    upper.plot((0, 1), (0, 1), "--", color=GREY, linewidth=1, label="perfect calibration")
-    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
-    upper.set_title(title, fontsize=10)
-    upper.legend(loc="upper left", fontsize=8)
-    lower.bar(edges, count / max(count.sum(), 1), width, align="edge", color=GREY, edgecolor="white")
-    lower.set(xlabel="confidence", ylabel="share of samples")
-    for axes in (upper, lower):
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-    lower.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 

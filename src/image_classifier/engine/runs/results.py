@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from image_classifier.engine.confusion.matrix import to_csv
@@ -19,8 +18,6 @@ class Results:
     command: str = ""  # that began the run, as it would be typed again
     class_names: tuple[str, ...] = ()
     counts: dict[str, Tensor] = field(default_factory=dict)  # (K, K) int64 on the CPU; row true, column predicted
-    galleries: dict[str, np.ndarray] = field(default_factory=dict)  # of mistakes, (H, W, 3) uint8
-    reliability: dict[str, np.ndarray] = field(default_factory=dict)  # diagrams, (H, W, 3) uint8
 
     # What waits for the best checkpoint once the training is over: of (trainer, what the checkpoint holds).
     of_best: list[Callable[[Any, Mapping[str, Any]], Any]] = field(default_factory=list)
