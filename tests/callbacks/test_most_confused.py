@@ -7,7 +7,6 @@ from pytorch_lightning.loggers import WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from image_classifier.engine.confusion.matrix import from_csv, most_confused
-from image_classifier.engine.loggers.base import markdown_cell
 
 # What these tests do not look at.
 QUICK = (
@@ -50,11 +49,3 @@ def test_wandb_gets_a_table(train: Callable[..., Path], monkeypatch: pytest.Monk
 def test_runs_without_a_place_for_tables_go_on(train: Callable[..., Path], overrides: tuple[str, ...]) -> None:
     run_dir = train(*overrides, *QUICK, "model.scheduler=null", "trainer.max_epochs=1")
     assert json.loads((run_dir / "metrics.json").read_text())["test/acc"] > 0
-
-
-@pytest.mark.parametrize(
-    ("value", "cell"),
-    [(3, "3"), ("a|b", r"a\|b"), ("<b> & c", "&lt;b&gt; &amp; c"), ("x_1 *y*", r"x\_1 \*y\*"), ("a\nb", "a b")],
-)
-def test_names_cannot_break_a_markdown_table(value: object, cell: str) -> None:
-    assert markdown_cell(value) == cell

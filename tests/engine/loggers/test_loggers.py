@@ -14,7 +14,7 @@ from image_classifier import pipeline
 from image_classifier.engine.confusion.matrix import cell_scalars
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import assembly
-from image_classifier.engine.loggers.base import markdown_cell, table_rows
+from image_classifier.engine.loggers.base import table_rows
 from image_classifier.models.classifier import Classifier
 from odd_names import ODD_NAMES
 
@@ -192,10 +192,6 @@ def test_a_failed_run_is_closed(train: Callable[..., Path], monkeypatch: pytest.
     with pytest.raises(RuntimeError, match="out of memory"):
         train("logger=mlflow", SHORT)
     assert MLFlowReader(tmp_path / "run").run.info.status == "FAILED"
-
-
-def test_markdown_cells_cannot_break_the_table() -> None:
-    assert markdown_cell("a|b\nc*") == r"a\|b c\*"
 
 
 def test_incomplete_tables_become_a_list_of_cells() -> None:

@@ -1,9 +1,11 @@
-"""CSV that people open in a spreadsheet: no name in it is taken for a formula, and reading gives back what was written.
+"""Rows of a table as text that people open: CSV in a spreadsheet, Markdown on a page.
 
-Text that begins with =, +, -, @, a tab or a carriage return, and is no number, gets an apostrophe before it.
+No name in a CSV file is taken for a formula: text that begins with =, +, -, @, a tab or a carriage return, and is no
+number, gets an apostrophe before it. Reading gives back what was written.
 """
 
 import csv
+import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -44,3 +46,17 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return text == text.strip()
+
+
+def markdown_text(rows: Sequence[Sequence[Any]]) -> str:
+    """A heading and the rows below it as a table in Markdown, numbers with a fraction with four digits."""
+    header, *others = [
+        [markdown_cell(f"{cell:.4f}" if isinstance(cell, float) else cell) for cell in row] for row in rows
+    ]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *others]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def markdown_cell(value: Any) -> str:
+    escaped = re.sub(r"([\\`*_{}\[\]|])", r"\\\1", html.escape(str(value), quote=False))
+    return " ".join(escaped.split())

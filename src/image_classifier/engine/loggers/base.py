@@ -1,8 +1,6 @@
 """What callbacks may ask of any logger. Each logger's own way of doing it stands in its own file."""
 
 import hashlib
-import html
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
 
-from image_classifier.engine.confusion.tables import csv_text
+from image_classifier.engine.confusion.tables import csv_text, markdown_text
 from image_classifier.engine.runs.files import write_atomically
 
 Table = Mapping[str, Mapping[str, float]]  # {column: {row: value}}; of a large matrix it holds some cells only
@@ -30,7 +28,7 @@ class RunLogger:
 
     def log_rows(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> bool:
         """Log a table of a few rows under headings."""
-        return self.log_markdown(key, markdown_rows(columns, rows), step)
+        return self.log_markdown(key, markdown_text([columns, *rows]), step)
 
     def log_matrix(self, key: str, table: Table, beside: Mapping[str, float], step: int) -> bool:
         """Log a matrix as a table, with figures such as epoch and accuracy beside it."""
@@ -196,25 +194,9 @@ def write_rows(path: Path, rows: Sequence[Sequence[Any]]) -> None:
 
 def markdown_table(table: Table) -> str:
     """A table in Markdown."""
-    header, *rows = table_rows(table)
-    return markdown_rows(header, rows)
-
-
-def markdown_rows(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """Rows under a header in Markdown, numbers with a fraction with four digits."""
-    lines = [
-        [markdown_cell(f"{cell:.4f}" if isinstance(cell, float) else cell) for cell in row] for row in [header, *rows]
-    ]
-    lines.insert(1, ["---", *["---:"] * (len(header) - 1)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_text(table_rows(table))
 
 
 def shortened(text: str, length: int) -> str:
     """A text of at most so many characters; what is cut is replaced by a digest, so that different texts differ."""
     return text if len(text) <= length else f"{text[: length - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def markdown_cell(value: Any) -> str:
-    """A value as it stands in one cell of a Markdown table."""
-    escaped = re.sub(r"([\\`*_{}\[\]|])", r"\\\1", html.escape(str(value), quote=False))
-    return " ".join(escaped.split())

@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from image_classifier.engine.confusion.tables import csv_text
+from image_classifier.engine.confusion.tables import csv_text, markdown_text
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.sweeps.jobs import Job
-from image_classifier.engine.sweeps.ranking import to_markdown
 
 FOLD = "data.fold"
 SHOWN = ("val/acc", "val/loss", "test/acc", "test/loss")  # on the terminal
@@ -57,7 +56,7 @@ def report_folds(sweep_dir: Path, jobs: Sequence[Job]) -> None:
         return
     rows = table_rows(found)
     write_atomically(sweep_dir / "folds.csv", csv_text(rows))
-    write_atomically(sweep_dir / "folds.md", to_markdown(rows))
+    write_atomically(sweep_dir / "folds.md", markdown_text(rows))
     for number, validation in enumerate(found):
         name = "confusion_matrix" + (f"_{number}" if len(found) > 1 else "")
         if validation.complete:

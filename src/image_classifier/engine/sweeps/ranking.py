@@ -60,8 +60,3 @@ def table_rows(ranked: Sequence[tuple[int | None, Job]], objectives: Mapping[str
         facts = [seconds, job.state, job.reason, job.directory.name, shlex.join(job.overrides)]
         rows.append([str(rank or ""), *settings, *figures, *facts])
     return rows
-
-
-def to_markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"

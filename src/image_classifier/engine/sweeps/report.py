@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from image_classifier.engine.confusion.tables import csv_text
+from image_classifier.engine.confusion.tables import csv_text, markdown_text
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.overrides import quoted
 from image_classifier.engine.runs.files import write_atomically
@@ -21,7 +21,7 @@ from image_classifier.engine.runs.provenance import command_of_job
 from image_classifier.engine.sweeps.job import JobError
 from image_classifier.engine.sweeps.jobs import Job, jobs_of
 from image_classifier.engine.sweeps.objectives import objectives
-from image_classifier.engine.sweeps.ranking import rank_jobs, swept_settings, table_rows, to_markdown
+from image_classifier.engine.sweeps.ranking import rank_jobs, swept_settings, table_rows
 
 COMMANDS_SHOWN = 5  # a sweep with several objectives has several best jobs
 
@@ -65,7 +65,7 @@ def write_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str]) -> N
     """Write `sweep_summary.csv`, `.md` and, where settings were swept and jobs finished, `.png`."""
     rows = table_rows(ranked, goals)
     write_atomically(sweep_dir / "sweep_summary.csv", csv_text(rows))
-    write_atomically(sweep_dir / "sweep_summary.md", to_markdown(rows))
+    write_atomically(sweep_dir / "sweep_summary.md", markdown_text(rows))
     jobs = [job for _, job in ranked]
     settings = swept_settings(jobs)
     if settings and any(job.done for job in jobs):
