@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
-from image_classifier.engine.images.cache import read_cached
+from image_classifier.engine.images.cache import describe_kept, read_cached
 from image_classifier.engine.images.memory import free_memory, free_shared_memory
 from image_classifier.engine.images.picture_sets import Pictures
 from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped, height_and_width
@@ -370,7 +370,8 @@ class PictureDataModule(ImageDataModule):
         if self.cache is not None:
             reading, decoded = read_cached(pictures, self.form, self.cache)
             decoded = max(gathered(decoded))  # by one of the training processes
-            tell(f"Pictures: {decoded} decoded, {len(pictures) - decoded} of before, in {self.cache}")
+            known = f"{decoded} decoded, {len(pictures) - decoded} of before"
+            tell(f"Pictures: {known}, in {self.cache}, which holds {describe_kept(self.cache)}")
             return reading
         return read_pictures(pictures, self.form) if self.keeps else check_together(pictures)
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,10 +19,11 @@ from PIL import Image
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images import cache
-from image_classifier.engine.images.cache import Store, all_digests, read_cached
+from image_classifier.engine.images.cache import Store, all_digests, describe_kept, read_cached
 from image_classifier.engine.images.picture_sets import PictureFiles, PictureItems
 from image_classifier.engine.images.pictures import PictureForm
 from image_classifier.engine.images.reading import Reading, read_pictures
+from image_classifier.engine.project import PROJECT_ROOT
 
 FORM = PictureForm(3, 6, 8, "stretch")
 FORMS = [FORM, FORM._replace(channels=1, background=(255,)), FORM._replace(fit="pad"), FORM._replace(width=5)]
@@ -200,3 +203,19 @@ def test_pixels_are_shared_and_what_is_written_to_them_stays_here(tmp_path: Path
     first.zero_()
     again = read_cached(pictures, FORM, tmp_path / "cache").reading.images
     assert again is not None and torch.equal(again, before)
+
+
+def test_what_is_not_used_is_told_and_can_be_removed(tmp_path: Path) -> None:
+    pictures, directory = pictures_at(draw(tmp_path / "pictures")), tmp_path / "cache"
+    for form in (FORM, FORMS[1]):
+        read_cached(pictures, form, directory)
+    assert describe_kept(directory) == "1.15 KB"  # 6 x 144 and 6 x 48 bytes
+    long_ago = time.time() - 31 * 86400
+    for file in directory.iterdir():
+        os.utime(file, (long_ago, long_ago))
+    assert read_cached(pictures, FORM, directory).decoded == 0
+    assert describe_kept(directory).endswith(f", of which {6 * FORMS[1].nbytes} bytes not used for 30 days")
+    (command,) = re.findall(r"`(find .*)`", (PROJECT_ROOT / "docs" / "data.md").read_text())
+    subprocess.run(shlex.split(command.replace("outputs/decoded", str(directory))), check=True)
+    assert read_cached(pictures, FORM, directory).decoded == 0
+    assert read_cached(pictures, FORMS[1], directory).decoded == 6

@@ -5,8 +5,10 @@ these contents. Another picture is therefore another file; what files of the sam
 only new pictures are decoded.
 """
 
+import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ import PIL
 import torch
 from filelock import FileLock
 
+from image_classifier.engine.disk import size
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.picture_sets import Pictures
 from image_classifier.engine.images.pictures import Facts, PictureForm, decode, reason
@@ -25,6 +28,7 @@ from image_classifier.engine.images.reading import Reading, content_digest, prog
 
 LAYOUT = 1  # of the files; another number makes the former ones unknown
 CHUNK = 512  # pictures that are decoded before they are written
+UNUSED_DAYS = 30  # after which files are said to be unused
 NOTHING = b"\0" * 16  # in the place of the digest of a picture that cannot be read
 NOTES = np.dtype([("digest", "V16"), ("width", "i4"), ("height", "i4"), ("mode", "S8"), ("good", "?")])
 
@@ -80,12 +84,24 @@ def read_cached(pictures: Pictures, form: PictureForm, directory: Path) -> Cache
                 notes = store.notes_of(store.name)  # of another process, for which this one has waited
                 if notes is None:
                     notes, decoded = store.fill(pictures)
+        store.mark_used()
         return Cached(store.reading(notes, unreadable), decoded)
     except OSError as error:
         raise UserError(
             f"expected a directory for decoded pictures that can be written but found {directory}: "
             f"{error.strerror or error}; make room, choose another, data.cache=DIR, or none: data.cache=null"
         ) from error
+
+
+def describe_kept(directory: Path) -> str:
+    """How much a directory of decoded pictures holds, in words, and how much of it no run has asked for lately."""
+    total = unused = 0
+    for path in directory.glob("*.pixels"):
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            found = path.stat()
+            total += found.st_size
+            unused += found.st_size if found.st_mtime < time.time() - UNUSED_DAYS * 86400 else 0
+    return size(total) + (f", of which {size(unused)} not used for {UNUSED_DAYS} days" if unused else "")
 
 
 def all_digests(pictures: Pictures) -> tuple[np.ndarray, dict[int, str]]:
@@ -169,6 +185,12 @@ class Store:
             part.replace(self.directory / f"{self.name}.{suffix}")
         finally:
             part.unlink(missing_ok=True)
+
+    def mark_used(self) -> None:
+        """Have the time of the files say when they were last used, so that `find -mtime` finds those that are not."""
+        for suffix in ("pixels", "npz"):
+            with contextlib.suppress(OSError):  # a directory that somebody else fills
+                os.utime(self.directory / f"{self.name}.{suffix}")
 
     def known(self) -> dict[bytes, Row]:
         """The pictures that other sets of the same form hold, by digest; their pixels stay on the disk."""
