@@ -167,3 +167,15 @@ def test_epochs_with_equal_matrices_are_told_apart(saved: str, told: int | None,
         cells = [(true, guess) for (true, guess), count in np.ndenumerate(matrices[name]) for _ in range(count)]
         history.add(epoch, *np.array(cells).T)
     assert page.best_epoch(history, np.array(matrices[saved]), told) == expected
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_a_page_names_settings_of_a_training_only_where_there_is_one(tmp_path: Path, stage: str) -> None:
+    run_dir = make_run(tmp_path / "run", ["a", "b"], test=make_table(["a", "b"], 60), pictures=10)
+    for path in list(run_dir.rglob("test*")):
+        path.rename(path.with_name(path.name.replace("test", stage)))
+    course = run_dir / "report" / "course.json"
+    course.write_text(course.read_text().replace("test/", f"{stage}/"))
+    text = write_report(run_dir, samples=20).read_text()
+    assert "chosen at random" in text and "the highest loss of each cell" in text
+    assert ("callbacks.report" in text) == (stage == "test")

@@ -204,7 +204,7 @@ def stage_data(run_dir: Path, stage: str, counts: np.ndarray, names: tuple[str, 
     else:
         atlas = load_atlas(run_dir, stage)
         packed = pack_samples(table, atlas, samples)
-        notes += sample_notes(table, atlas, samples)
+        notes += sample_notes(table, atlas, samples, has_settings=stage != "predict")
         if not np.array_equal(table.counts(), counts):
             notes.append("The counts and the table of predictions are of other samples: the matrix shows the counts.")
     cells = np.flatnonzero(counts)
@@ -218,9 +218,10 @@ def stage_data(run_dir: Path, stage: str, counts: np.ndarray, names: tuple[str, 
     }
 
 
-def sample_notes(table: SampleTable, atlas: Atlas | None, samples: int) -> list[str]:
-    """What of the samples is not in the page."""
+def sample_notes(table: SampleTable, atlas: Atlas | None, samples: int, *, has_settings: bool) -> list[str]:
+    """What of the samples is not in the page, with the settings of a training that change it."""
     notes = []
+    pictures, limit = (" (callbacks.report.pictures)", " (callbacks.report.samples)") if has_settings else ("", "")
     labelled = table.true >= 0
     wrong = labelled & (table.true != table.predicted)
     right = labelled & ~wrong
@@ -230,12 +231,12 @@ def sample_notes(table: SampleTable, atlas: Atlas | None, samples: int) -> list[
         rows = np.array(atlas.rows)
         notes.append(
             f"Pictures of {wrong[rows].sum():,} of {wrong.sum():,} mistakes and of {right[rows].sum():,} of "
-            f"{right.sum():,} other samples, those with the highest loss of each cell (callbacks.report.pictures)."
+            f"{right.sum():,} other samples, those with the highest loss of each cell{pictures}."
         )
     if len(table.samples) > samples:
         notes.append(
             f"Of {len(table.samples):,} samples {samples:,} chosen at random are in the page, with those that have a "
-            "picture: thresholds, curves and lists are of these, the matrix is of all (callbacks.report.samples)."
+            f"picture: thresholds, curves and lists are of these, the matrix is of all{limit}."
         )
     if unlabelled := int((table.true < 0).sum()):
         notes.append(f"{unlabelled:,} samples without a label are not counted.")
