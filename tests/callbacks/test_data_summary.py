@@ -1,5 +1,6 @@
 """The summary of the data is told before the training, and lies in the run directory."""
 
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from PIL import Image
 
 from image_classifier import pipeline
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.runs.page import write_report
 from tiny import TINY
 
 FOLDER = (
@@ -66,6 +68,10 @@ def test_own_pictures(
     warnings = "\n".join(content["warnings"])
     for expected in ("no images of dog in val", "few training images of cat (11), dog (13)", "1 image in two parts"):
         assert expected in warnings
+    page = html.unescape(write_report(tmp_path / "run", png=False).read_text())
+    assert all(f"<li>{warning}</li>" in page for warning in content["warnings"])
+    assert "<tr><td>dog</td><td>13</td><td>0</td><td>2</td></tr>" in page and "<li>Skipped: 1 .txt</li>" in page
+    assert "<li>Split: val: a part of its own; test: a part of its own</li>" in page
     told = capsys.readouterr().out
     assert told.count("none of dog for validation") == 1 and "no images of dog" not in told
     assert told.count("2 pictures cannot be decoded and are left out: train/cat/00.png (cannot identify") == 1

@@ -64,8 +64,12 @@ class DataSummary:
     conflicts: Sequence[Sequence[str]] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain containers, with the warnings in sentences."""
-        content = asdict(self) | {"warnings": [*told_before(self), *warnings(self)]}
+        """Plain containers, with the warnings and what else is told in sentences."""
+        skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+        content = asdict(self) | {
+            "warnings": [*told_before(self), *warnings(self)],
+            "lines": [*lines(self), *([f"Skipped: {skipped}"] if skipped else [])],
+        }
         content["classes"] = {
             name: {part: counts[label] for part, counts in self.counts.items()}
             for label, name in enumerate(self.class_names)

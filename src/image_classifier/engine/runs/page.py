@@ -106,6 +106,7 @@ def write_report(run_dir: Path, samples: int = SAMPLES, *, png: bool = True) -> 
         facts=course["facts"],
         metrics=dict(sorted(metrics.items(), key=lambda item: importance(item[0]))),
         has_stages=bool(shown),
+        summary=read_summary(run_dir),
         configuration=configuration.read_text() if configuration.is_file() else "",
     )
     path = run_dir / "report" / "report.html"
@@ -152,6 +153,16 @@ def read_course(run_dir: Path) -> dict[str, Any]:
     if course_path(run_dir).is_file():
         course |= json.loads(course_path(run_dir).read_text())
     return course
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """What was told of the data before the training; None where nothing was."""
+    path = run_dir / "data_summary.json"
+    if not path.is_file():
+        return None
+    content = {"lines": [], **json.loads(path.read_text())}
+    parts = list(next(iter(content["classes"].values()), {}))
+    return {name: content[name] for name in ("source", "lines", "warnings", "classes")} | {"parts": parts}
 
 
 def read_matrix(run_dir: Path, stage: str) -> Matrix | None:
