@@ -42,7 +42,7 @@ format: setup-dev  ## rewrite the code in the project's style
 	$(VENV)/ruff format .
 	$(VENV)/ruff check --fix .
 
-bench: setup  ## run all benchmarks and write their tables to benchmarks/results
+bench: setup  ## run the benchmarks of a minute or two (others by name: ARGS=step), tables in benchmarks/results
 	$(VENV)/python benchmarks/run.py $(ARGS)
 
 lock: setup  ## resolve pyproject.toml into the hash-pinned locks (add ARGS=--upgrade for newer versions)

@@ -31,7 +31,7 @@ from image_classifier.engine.launch import assembly
 from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
 from image_classifier.engine.launch.preparation import prepare_run, settle_precision
 
-EPOCHS = 10  # the first one warms up both
+EPOCHS = 7  # the first one warms up both
 GROWTH = ((10_000, 12), (100_000, 4), (1_000_000, 1))  # training images, epochs
 CASES = (("mlp", 128, 1.12), ("mlp", 512, 1.08), ("cnn", 128, 1.06))
 MIXED = {"bf16-mixed": torch.bfloat16}  # of the processor, on which both run

@@ -1,7 +1,7 @@
-"""All benchmarks, a table each, in `benchmarks/results/`: `make bench` (or `make bench ARGS="loader epoch"`).
+"""Benchmarks, a table each, in `benchmarks/results/`: `make bench`, or some of them: `make bench ARGS="loader epoch"`.
 
-Those that take longer, such as five seeds of a recipe, are measured by commands of their own (benchmarks/accuracy.py);
-of them the recorded tables are printed.
+Those that take minutes each, such as five seeds of a recipe, are measured when they are asked for by name, or by
+commands of their own (benchmarks/accuracy.py); else their recorded tables are printed.
 """
 
 import importlib
@@ -14,16 +14,17 @@ from common import RESULTS
 NAMES = tuple(
     sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("common", "keras_loop", "run"))
 )
+LONG = {"accuracy", "decode", "explorer", "fine_tuning", "many_pictures", "side_by_side", "step", "sweeps"}
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or NAMES
+    chosen = sys.argv[1:] or [name for name in NAMES if name not in LONG]
     if unknown := set(chosen) - set(NAMES):
         sys.exit(f"error: expected names of benchmarks ({', '.join(NAMES)}) but found {', '.join(sorted(unknown))}")
     for name in chosen:
         print(f"\n## {name}\n", flush=True)
         importlib.import_module(name).main()
-    recorded = () if sys.argv[1:] else sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in NAMES)
+    recorded = () if sys.argv[1:] else sorted(path.stem for path in RESULTS.glob("*.json") if path.stem not in chosen)
     print("\n# All tables")  # together, after what the runs printed in between
     for name in (*chosen, *recorded):
         heading = f"{name}, recorded earlier" if name in recorded else name
