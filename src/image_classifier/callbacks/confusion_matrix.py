@@ -184,7 +184,7 @@ def normalizations(setting: Any) -> tuple[matrix.Normalization, ...]:
 def curve_groups(stages: Sequence[str]) -> dict[str, dict[str, str]]:
     """Precision, recall and F1 of all classes in a chart each, by stage."""
     return {
-        f"per class, {stage}": {figure: f"per_class/{stage}/{figure}/.*" for figure in ("precision", "recall", "f1")}
+        f"per class, {stage}": {figure: f"per_class/{stage}/{figure}/.*" for figure in matrix.FIGURES}
         for stage in stages
     }
 

@@ -13,12 +13,6 @@ QUIET = ("logger=none", "confusion_matrix=none", "trainer.max_epochs=1")
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (
-            ["monitor.metric=val/f1"],
-            "expected monitor.metric to be logged, one of val/acc, .*val/macro_f1.* found val/f1",
-        ),
-        (["monitor.metric=val/top3_acc"], "found val/top3_acc"),
-        (["monitor.metric=val/f1", "callbacks.early_stopping=null"], "found val/f1"),
         (["+trainer.val_check_interval=1000"], "expected trainer.val_check_interval to fit the training .*1000"),
     ],
 )

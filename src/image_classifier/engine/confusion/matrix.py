@@ -13,6 +13,7 @@ from image_classifier.engine.confusion.tables import csv_text, read_rows
 
 Normalization = Literal["none", "true", "pred", "all"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("none", "true", "pred", "all")
+FIGURES = ("precision", "recall", "f1")  # of each class
 
 
 class ClassMetrics(NamedTuple):
@@ -173,7 +174,7 @@ def per_class_scalars(counts: Tensor, class_names: Sequence[str], stage: str) ->
     metrics = class_metrics(counts)
     return {
         f"per_class/{stage}/{figure}/{name}": value
-        for figure in ("precision", "recall", "f1")
+        for figure in FIGURES
         for name, value in zip(unique_slugs(class_names), getattr(metrics, figure).tolist(), strict=True)
     }
 

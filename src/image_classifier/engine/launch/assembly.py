@@ -21,6 +21,7 @@ from torchmetrics import Metric
 
 from image_classifier.engine.checkpoint import accepted, network_arguments
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.monitored import monitored_metrics
 from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.resume import typed_overrides
 from image_classifier.engine.loggers import guard
@@ -34,6 +35,7 @@ from image_classifier.engine.training.convolutions import widen_narrow_images
 from image_classifier.engine.training.factories import refused
 from image_classifier.engine.training.fine_tuning import FrozenStatistics, class_weights, freeze, init_from
 from image_classifier.engine.training.metrics import EpochMetrics
+from image_classifier.engine.training.monitored import MonitoredMetrics
 from image_classifier.engine.training.random_states import RandomStates
 from image_classifier.engine.training.shortcuts import take_shortcuts
 
@@ -205,6 +207,7 @@ def make_trainer(
     callbacks = [
         EpochMetrics(metrics),  # the first: others read what it logs
         *suitable([make_callback(settings, trusted, results) for settings in chosen], cfg.trainer, bool(loggers)),
+        MonitoredMetrics(list(monitored_metrics(cfg))),
         CheckpointContents(recipe, results),
         MarkLoggers(),
         FrozenStatistics(),

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.monitored import check_monitored
 from image_classifier.engine.launch.signatures import check_signatures
 from image_classifier.engine.metric_modes import metric_mode
 
@@ -286,6 +287,7 @@ def check_config(cfg: DictConfig) -> None:
         if cfg.get(part) is not None:
             check_signatures(resolved(cfg[part]), part)
     check_together(cfg)
+    check_monitored(cfg)
     if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
         raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")
 

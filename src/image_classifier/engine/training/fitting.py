@@ -34,7 +34,7 @@ def fit(
     try:
         trainer.fit(model, datamodule, ckpt_path=ckpt_path, weights_only=True)
     except (ValueError, MisconfigurationException) as error:
-        raise told(error, trainer) from error
+        raise told(error) from error
     epochs = trainer.current_epoch
     metrics = {name: digits(value) for name, value in training_metrics(ckpt_path).items()}
     metrics |= epoch_metrics(trainer, "train/", "val/")
@@ -55,13 +55,9 @@ def fit(
     return metrics | {"epochs": epochs, "fit_seconds": round(seconds, 3)}
 
 
-def told(error: Exception, trainer: pl.Trainer) -> Exception:
+def told(error: Exception) -> Exception:
     """An error of torch or Lightning for a setting, in the words of the setting; any other stays itself."""
     message = str(error)
-    if "could not find the monitored key" in message:
-        known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
-        monitor = message.split("monitor='")[1].split("'")[0]
-        return UserError(f"expected monitor.metric to be logged, one of {', '.join(known)}, but found {monitor}")
     if "more than 1 value per channel" in message:
         return UserError(
             "expected at least two images a batch, because the network has batch normalisation, but found one; "
