@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core import utils
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +16,7 @@ from image_classifier.engine import interruption
 from image_classifier.engine.disk import LEAST, size
 from image_classifier.engine.launch.refusals import work_begins
 from image_classifier.engine.overrides import quoted
+from image_classifier.engine.runs.files import write_atomically
 
 LOCK = ".lock"
 # What lies in a directory before a training, a test or a prediction begins; with anything else in it, it is kept.
@@ -37,6 +39,34 @@ class OutputDirectory(Callback):
             work_begins()  # in other processes: here no job will say so
 
 
+def save_whole(cfg: Any, filename: str, output_dir: Path) -> None:
+    """`hydra.core.utils._save_config` of Hydra 1.4, which would leave half a file when it is killed.
+
+    A run that goes on writes its `.hydra/overrides.yaml` anew, and the next one that goes on reads it: cut off at the
+    end of a line, it would silently lack settings.
+    """
+    path = output_dir / filename
+    if path.is_file():
+        former.setdefault(path, (path.read_bytes(), saved_configuration(path)))
+    write_atomically(path, OmegaConf.to_yaml(cfg))
+
+
+def saved_configuration(path: Path) -> int | None:
+    """When the `config.yaml` beside `.hydra` was written, in nanoseconds: a run that begins writes it anew."""
+    saved = path.parents[1] / "config.yaml"
+    return saved.stat().st_mtime_ns if saved.is_file() else None
+
+
+def restore_former() -> None:
+    """Give a run its own `.hydra` back when a start in its directory was refused."""
+    for path, (content, saved) in former.items():
+        if saved_configuration(path) == saved and path.parent.is_dir():
+            write_atomically(path, content)
+
+
+utils._save_config = save_whole
+
+former: dict[Path, tuple[bytes, int | None]] = {}  # what was replaced in `.hydra`, and when config.yaml was written
 made: list[Path] = []  # the outermost directory that this process has made, and those in it, up to the run's
 locks: list[Any] = []  # held until the process ends
 
@@ -92,10 +122,15 @@ def leave() -> None:
     while locks:
         locks.pop().release()
     made.clear()
+    former.clear()
 
 
 def remove_unused() -> None:
-    """Remove the directories that this process has made if nothing was trained, tested or predicted in them."""
+    """Remove the directories that this process has made if nothing was trained, tested or predicted in them.
+
+    In a directory that was there, the files of the run before are as they were.
+    """
+    restore_former()
     if made and made[-1].is_dir() and not any(is_result(path) for path in made[-1].iterdir()):
         shutil.rmtree(made[-1], ignore_errors=True)
         for directory in reversed(made[:-1]):
