@@ -1,4 +1,8 @@
-"""Each command of README.md and docs/*.md works, shortened by overrides behind it; one that is unknown here fails."""
+"""Each command of README.md and docs/*.md works, shortened by overrides behind it; one that is unknown here fails.
+
+Those of about a second run always, the others are slow, or thorough where they are much like another one (CI runs all).
+What is not run stands in `ELSEWHERE`, `MAKE_ELSEWHERE` and `COMPOSED_ONLY`, each with its reason.
+"""
 
 import copy
 import re
@@ -8,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import numpy as np
@@ -53,6 +57,18 @@ ELSEWHERE = {
     "git merge --abort": "tests/scripts/test_rename.py",
     "git grep": "git's own",
 }
+# Targets of make that are not run here, and why; make is asked what it would do.
+MAKE_ELSEWHERE = {
+    "setup-dev": ".ci/run",
+    "lint": ".ci/run",
+    "test": ".ci/run",
+    "new": "tests/scripts/test_rename.py",
+    "rename": "tests/scripts/test_rename.py, .ci/run",
+    "update": "tests/scripts/test_rename.py",
+    "torture": "half an hour; its tests are those of tests/",
+    "bench": "minutes each",
+    "tensorboard": "does not end; tests/engine/loggers/test_tensorboard_page.py starts it",
+}
 OF_PYTHON = ("weights_only=True",)  # arguments, not settings
 # The commands and choices with which settings make sense.
 CONTEXTS = (
@@ -71,7 +87,12 @@ CONTEXTS = (
     ("export", ["ckpt_path=x"]),
     ("predict", ["ckpt_path=x", "input=x"]),
 )
-COMPOSED_ONLY = ("hydra/launcher=submitit", "trainer=ddp")  # tests/engine/launch and /sweeps run them
+COMPOSED_ONLY = {
+    "hydra/launcher=submitit": "tests/engine/sweeps/test_launchers.py has a cluster",
+    "trainer=ddp": "two processes; trainer.devices=2 runs here, others in tests/engine/launch/test_processes.py",
+}
+SLOW = re.compile(r" -m |Trivial|cache|export\.py|compare_runs|make (train|report)|logger=wandb")
+THOROUGH = re.compile(r"resnet18|best_gpu|n_trials=|multi_objective|make train ARGS|folds|devices")
 BEGINNINGS = re.compile(rf"(?:python|make|{'|'.join(map(re.escape, ELSEWHERE))})(?:\b|\s|$)|eval \"\$")
 SETTING = re.compile(r"'?[+~]{0,2}[a-z_]+(?:[/.][a-z_0-9A-Z]+)*=.+")
 
@@ -100,7 +121,7 @@ def documented(page: Path) -> Iterator[Documented]:
                 yield Documented(name, inline)
         elif language == "bash":
             for line in lines.replace("\\\n", " ").splitlines():
-                if text := re.sub(r"\s+#\s.*", "", line).strip():
+                if text := re.sub(r"(^|\s+)#\s.*", "", line).strip():
                     yield Documented(name, text)
         elif not language:
             for text, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", lines, re.MULTILINE):
@@ -115,7 +136,26 @@ def settings_of(page: Path) -> Iterator[Documented]:
             yield Documented(name, text)
 
 
-COMMANDS = list({found.text: found for page in reversed(PAGES) for found in documented(page)}.values())
+def filled_in(text: str) -> str:
+    """A command with the names of files in the place of what stands for them."""
+    run = f"outputs/train/{RUN}"
+    for written, meant in (
+        ("<other run>", "other"),
+        ("<run>", RUN),
+        (".../", f"{run}/checkpoints/"),
+        ("ckpt_path=...", f"ckpt_path={run}/checkpoints/best.ckpt"),
+        ("RUN=...", f"RUN={run}"),
+        ("RUN_DIRECTORY", run),
+        ("PICTURES", "pictures"),
+        ("~/photos", "photos"),
+        (" ...", ""),
+    ):
+        text = text.replace(written, meant)
+    return text
+
+
+# Each once, whatever stands in the place of names.
+COMMANDS = list({filled_in(found.text): found for page in reversed(PAGES) for found in documented(page)}.values())
 SETTINGS = list({found.text: found for page in PAGES for found in settings_of(page)}.values())
 
 
@@ -155,23 +195,6 @@ def run_command(name: str, arguments: list[str], patch: pytest.MonkeyPatch) -> i
     return 0
 
 
-def filled_in(text: str, place: Path) -> str:
-    """A command with the names of files in the place of what stands for them."""
-    run = f"outputs/train/{RUN}"
-    for written, meant in (
-        ("<other run>", "other"),
-        ("<run>", RUN),
-        (".../", f"{run}/checkpoints/"),
-        ("ckpt_path=...", f"ckpt_path={run}/checkpoints/best.ckpt"),
-        ("RUN_DIRECTORY", run),
-        ("PICTURES", "pictures"),
-        ("~/photos", "photos"),
-        (" ...", ""),
-    ):
-        text = text.replace(written, meant)
-    return text
-
-
 def shortened(name: str, arguments: list[str], place: Path) -> list[str]:
     """Arguments of a command with overrides behind them, by which it takes a second and writes into `place`."""
     typed = " ".join(arguments)
@@ -188,30 +211,45 @@ def shortened(name: str, arguments: list[str], place: Path) -> list[str]:
     return [*arguments, *added]
 
 
-@pytest.mark.sampled(every=3)
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.text}")
+def case(command: Documented) -> Any:
+    """A command as a case of the test, with a marker where it takes more than about a second."""
+    marks = []
+    if runs(command):
+        marks += [pytest.mark.thorough] if THOROUGH.search(command.text) else []
+        marks += [pytest.mark.slow] if SLOW.search(command.text) and not marks else []
+    return pytest.param(command, id=f"{command.page}: {command.text}", marks=marks)
+
+
+def runs(command: Documented) -> bool:
+    """Whether a command is run here rather than composed, or left to others."""
+    left_out = command.text.startswith((*ELSEWHERE, *(f"make {target}" for target in MAKE_ELSEWHERE)))
+    return not left_out and not any(part in command.text for part in COMPOSED_ONLY)
+
+
+@pytest.mark.parametrize("command", [case(command) for command in COMMANDS])
 def test_a_documented_command_works(
     command: Documented, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    if any(command.text.startswith(beginning) for beginning in ELSEWHERE):
-        return
     if command.text.startswith("make "):
-        check_make(command.text)
+        check_make(command, place)
+        return
+    if command.text.startswith(tuple(ELSEWHERE)):
         return
     if "-sc install=" in command.text:
         check_completion(command.text)
         return
-    words = shlex.split(filled_in(command.text, place))
+    words = shlex.split(filled_in(command.text))
     assert words[0] == "python" and words[1].endswith(".py"), f"tell this test how to run it, in ELSEWHERE: {command}"
     assert (PROJECT_ROOT / words[1]).is_file()
     name, arguments = words[1].removesuffix(".py"), words[2:]
-    if name not in SCRIPTS:
-        status = subprocess.run([sys.executable, PROJECT_ROOT / words[1], *arguments]).returncode
-    elif any(part in command.text for part in COMPOSED_ONLY):
+    if not runs(command):
         first_job = [part.partition(",")[0] for part in arguments if part != "-m"]
         status = run_command(name, [*first_job, "--cfg", "job"], monkeypatch)
+    elif name not in SCRIPTS or "trainer.devices" in command.text:
+        more = shortened(name, arguments, place) if name in SCRIPTS else arguments
+        status = subprocess.run([sys.executable, PROJECT_ROOT / words[1], *more]).returncode
     elif command.output:
         status = run_command(name, arguments, monkeypatch)
     else:
@@ -223,12 +261,22 @@ def test_a_documented_command_works(
         assert status == 0, printed.err
 
 
-def check_make(text: str) -> None:
-    """See that make knows what to do, and that its scripts are there; the tests of the scripts run them."""
-    done = subprocess.run([*shlex.split(text), "-n"], cwd=PROJECT_ROOT, capture_output=True, text=True)
+def check_make(command: Documented, place: Path) -> None:
+    """Run a target as it is typed; of one that is run elsewhere see that make knows what to do, and its scripts."""
+    _, *words = shlex.split(filled_in(command.text))
+    make = ["make", "-C", str(PROJECT_ROOT), f"VENV={Path(sys.executable).parent}", "--old-file=setup"]
+    if not runs(command):
+        done = subprocess.run([*make, "-n", *words], capture_output=True, text=True)
+        for script in re.findall(r"(?<![\w/])[\w/]+\.py\b", done.stdout):
+            assert (PROJECT_ROOT / script).is_file(), script
+    else:
+        target, *settings = words
+        settings = [re.sub(r"=(photos|outputs)\b", rf"={place}/\1", setting) for setting in settings]
+        if target == "train":
+            given = "".join(setting.removeprefix("ARGS=") for setting in settings)
+            settings = [f"ARGS={shlex.join(shortened('train', shlex.split(given), place))}"]
+        done = subprocess.run([*make, target, *settings], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
-    for script in re.findall(r"(?<![\w/])[\w/]+\.py\b", done.stdout):
-        assert (PROJECT_ROOT / script).is_file(), script
 
 
 def check_completion(text: str) -> None:
@@ -246,9 +294,9 @@ def composed() -> list[DictConfig]:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: f"{setting.page}: {setting.text}")
-def test_a_documented_setting_is_one(setting: Documented, place: Path, composed: list[DictConfig]) -> None:
+def test_a_documented_setting_is_one(setting: Documented, composed: list[DictConfig]) -> None:
     """Options in sentences and tables are there; settings are known to one of the commands, and pass its checks."""
-    overrides = prepare(shlex.split(re.sub(r"<[^>]*>|\.\.\.", "x", filled_in(setting.text, place))))
+    overrides = prepare(shlex.split(re.sub(r"<[^>]*>|\.\.\.", "x", filled_in(setting.text))))
     try:
         check_choices(overrides, Path(CONFIG_DIR))
     except UserError as refusal:
