@@ -11,8 +11,9 @@ from pathlib import Path
 
 from common import RESULTS
 
-OTHERS = ("common", "fine_tuning", "keras_loop", "run")
-NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in OTHERS))
+NAMES = tuple(
+    sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("common", "keras_loop", "run"))
+)
 LONG = {"accuracy", "decode", "explorer", "fine_tuning", "many_pictures", "side_by_side", "step", "sweeps"}
 
 
