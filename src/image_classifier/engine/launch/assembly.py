@@ -28,6 +28,7 @@ from image_classifier.engine.loggers import guard
 from image_classifier.engine.loggers.base import RunLogger
 from image_classifier.engine.loggers.resumption import MarkLoggers
 from image_classifier.engine.runs.results import Results
+from image_classifier.engine.secrets import hidden
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from image_classifier.engine.training.checkpoint_contents import CheckpointContents
 from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
@@ -208,7 +209,7 @@ def make_trainer(
         EpochMetrics(metrics),  # the first: others read what it logs
         *suitable([make_callback(settings, trusted, results) for settings in chosen], cfg.trainer, bool(loggers)),
         MonitoredMetrics(list(monitored_metrics(cfg))),
-        CheckpointContents(recipe, results),
+        CheckpointContents(hidden(recipe, instead=None), results),
         MarkLoggers(),
         FrozenStatistics(),
         RandomStates(),

@@ -7,10 +7,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from image_classifier.engine.runs.provenance import command_of_job
+from image_classifier.engine.secrets import hidden_override
 
 
 def command_line() -> str:
     """The command of this process; of a job of a sweep, the one that runs this job alone."""
     if HydraConfig.initialized() and (hydra_cfg := HydraConfig.get()).mode == RunMode.MULTIRUN:
-        return command_of_job(str(hydra_cfg.job.config_name), hydra_cfg.overrides.task)
+        overrides = [hidden_override(text) for text in hydra_cfg.overrides.task]
+        return command_of_job(str(hydra_cfg.job.config_name), overrides)
     return shlex.join(["python", *sys.argv])

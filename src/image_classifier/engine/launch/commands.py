@@ -33,6 +33,7 @@ from image_classifier.engine.launch.refusals import refusals_in_short, work_begi
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.overrides import prepare, swept_keys
 from image_classifier.engine.project import PROJECT_ROOT
+from image_classifier.engine.secrets import check_secrets, hidden_override
 from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
 
 Task = Callable[[DictConfig], Any]
@@ -84,6 +85,7 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
                 return
             try:
                 sys.argv[1:] = with_those_of_the_run(prepare(sys.argv[1:]))
+                check_secrets(sys.argv[1:])
                 check_choices(sys.argv[1:], Path(CONFIG_DIR))
             except UserError as error:
                 stop(error)
@@ -116,6 +118,7 @@ def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: 
             )
         return processes.run(task, cfg)
 
+    sys.argv[1:] = map(hidden_override, sys.argv[1:])  # Hydra has read them: loggers and messages copy them
     hydra_cfg = HydraConfig.get()
     is_first = work_begins()
     if hydra_cfg.mode == RunMode.MULTIRUN:

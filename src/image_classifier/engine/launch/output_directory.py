@@ -17,11 +17,23 @@ from image_classifier.engine.disk import LEAST, size
 from image_classifier.engine.launch.refusals import work_begins
 from image_classifier.engine.overrides import quoted
 from image_classifier.engine.runs.files import write_atomically
+from image_classifier.engine.secrets import hidden, hidden_override
 
 LOCK = ".lock"
 # What lies in a directory before a training, a test or a prediction begins; with anything else in it, it is kept.
 BEFORE_THE_START = {".hydra", LOCK, "config.yaml", "tensorboard", "csv", "wandb", "mlruns", "data_summary.json"}
 BEFORE_THE_START |= {"multirun.yaml", "job.json", "sweep_summary.csv", "sweep_summary.md", "sweep_summary.png"}
+
+
+def without_secrets(cfg: Any) -> Any:
+    """A configuration of Hydra's, or a list of overrides, in plain containers."""
+    settings = OmegaConf.to_container(cfg)
+    if isinstance(settings, list):
+        return [hidden_override(str(text)) for text in settings]
+    overrides = settings.get("hydra", {}).get("overrides", {})  # type: ignore[union-attr]
+    for kind, texts in overrides.items():
+        overrides[kind] = [hidden_override(text) for text in texts]
+    return hidden(settings)
 
 
 class OutputDirectory(Callback):
@@ -48,7 +60,7 @@ def save_whole(cfg: Any, filename: str, output_dir: Path) -> None:
     path = output_dir / filename
     if path.is_file():
         former.setdefault(path, (path.read_bytes(), saved_configuration(path)))
-    write_atomically(path, OmegaConf.to_yaml(cfg))
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(without_secrets(cfg))))
 
 
 def saved_configuration(path: Path) -> int | None:

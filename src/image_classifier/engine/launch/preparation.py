@@ -15,6 +15,7 @@ from image_classifier.engine.launch.command_line import command_line
 from image_classifier.engine.launch.resume import flatten
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.provenance import git_commit
+from image_classifier.engine.secrets import hidden
 from image_classifier.engine.training.precision import fastest_precision
 
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -72,13 +73,14 @@ def settle_precision(cfg: DictConfig, model: pl.LightningModule, recipe: dict[st
 
 def save_config(cfg: DictConfig) -> None:
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        write_atomically(Path(cfg.paths.run_dir, "config.yaml"), OmegaConf.to_yaml(cfg, resolve=True))
+        settings = hidden(OmegaConf.to_container(cfg, resolve=True))
+        write_atomically(Path(cfg.paths.run_dir, "config.yaml"), OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
 def run_facts(cfg: DictConfig, model: pl.LightningModule) -> dict[str, Any]:
     """Settings under flat keys, parameter count, git commit and command line."""
     return {
-        **flatten(cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))),
+        **flatten(cast("dict[str, Any]", hidden(OmegaConf.to_container(cfg, resolve=True)))),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "git_commit": git_commit(),
         "command": command_line(),

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.project import PROJECT_ROOT
+from image_classifier.engine.secrets import is_secret
 
 # Of the settings of the data: those that change neither the images nor which of them are held out.
 FREE = (
@@ -88,7 +89,7 @@ def recipe_settings(source: Any) -> dict[str, Any]:
     flat = flatten(parts)
     flat.pop("model.monitor", None)  # interpolated from monitor.*
     flat.pop("model.monitor_mode", None)
-    return flat
+    return {key: value for key, value in flat.items() if not is_secret(key)}  # a checkpoint has none
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
