@@ -42,6 +42,23 @@ def test_no_file_of_a_run_has_it_and_a_resume_asks_for_it(tmp_path: Path, monkey
     assert (tmp_path / "run" / "config.yaml").read_text().count("***") == 3
     assert found_in(tmp_path) == []
     assert SECRET not in outcome.output + outcome.errors
+    kept = (tmp_path / "run" / ".hydra" / "overrides.yaml").read_text()
+    assert "+extra.access_token=${oc.env:MY_TOKEN}" in kept  # so that a resume need not be told
     outcome = run(f"resume={tmp_path}/run", "trainer.max_epochs=2")
     assert outcome.status == 2
     assert outcome.errors.startswith("error: expected extra.service.password to be typed again")
+
+
+def test_a_sweep_takes_secrets_from_the_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    settings = ("-m", *TINY, "trainer.max_epochs=1", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
+    for typed in (f"+extra.token={SECRET}", f"+extra.token={SECRET},other"):
+        refused = run(*settings, typed)
+        assert refused.status == 2
+        assert SECRET not in refused.errors
+        assert "type '+extra.token=${oc.env:VARIABLE}'" in refused.errors
+        assert list(tmp_path.iterdir()) == []
+    swept = run(*settings, "+extra.token=${oc.env:MY_TOKEN}")
+    assert swept.status == 0, swept.errors
+    assert found_in(tmp_path) == []
+    assert SECRET not in swept.output + swept.errors

@@ -39,12 +39,12 @@ def hidden(node: Any, key: Any = "", instead: Any = HIDDEN) -> Any:
 
 def hidden_override(text: str) -> str:
     """An override, or another argument of a command, without the secrets in it."""
-    key, separator, _ = text.partition("=")
+    key, separator, typed = text.partition("=")
     if not separator or text.startswith("-"):
         return text
     name = key.lstrip("+~").partition("@")[0]
     if is_secret(name):
-        return f"{key}={HIDDEN}"
+        return text if typed.lstrip("'\"").startswith("${") else f"{key}={HIDDEN}"  # the name of a variable stays
     try:
         value = PARSER.parse_override(text).value()
     except HydraException:

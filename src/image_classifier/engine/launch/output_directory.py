@@ -45,6 +45,13 @@ class OutputDirectory(Callback):
             interruption.advise(lambda: how_to_go_on(directory))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        typed: Any = OmegaConf.to_container(config.hydra.overrides.task)  # iterated over, it would be resolved
+        if secret := next((text for text in typed if hidden_override(text) != text), None):
+            key = secret.partition("=")[0]
+            refuse(  # Hydra itself writes and prints what is typed, and jobs are told apart by it
+                f"expected secrets of a sweep to come from the environment but found {hidden_override(secret)}; "
+                f"type '{key}=${{oc.env:VARIABLE}}'"
+            )
         if directory := make_directory(config, "hydra.sweep.dir"):
             interruption.advise(lambda: f"Go on with: {sweep_again(directory)}")
         if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
