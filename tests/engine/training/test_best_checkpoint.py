@@ -231,7 +231,8 @@ def test_early_stopping_and_sweeps_follow_the_direction(compose_config: Callable
     cfg = compose_config("data=synthetic", "monitor.metric=val/loss")
     assert cfg.callbacks.early_stopping.mode == cfg.callbacks.model_checkpoint.mode == cfg.model.monitor_mode == "min"
     assert optuna_direction(_root_=cfg) == "minimize"
-    cfg = compose_config("data=synthetic", "monitor.metric=val/glory", "monitor.mode=max")
+    glory = "+metrics.glory={_target_: torchmetrics.classification.MulticlassAccuracy}"
+    cfg = compose_config("data=synthetic", glory, "monitor.metric=val/glory", "monitor.mode=max")
     assert cfg.callbacks.early_stopping.mode == "max" and optuna_direction(_root_=cfg) == "maximize"
 
 
