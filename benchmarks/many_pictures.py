@@ -94,18 +94,18 @@ def write_shards(root: Path, pictures: Sequence[bytes], count: int) -> None:
             file.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
-def write_files(root: Path, pictures: Sequence[bytes], count: int, suffix: str) -> None:
+def write_files(root: Path, pictures: Sequence[bytes], count: int) -> None:
     for label in range(CLASSES):
         (root / str(label)).mkdir(parents=True)
     for index in range(count):
-        (root / str(index % CLASSES) / f"{index:07}.{suffix}").write_bytes(pictures[index % DIFFERENT])
+        (root / str(index % CLASSES) / f"{index:07}.png").write_bytes(pictures[index % DIFFERENT])
 
 
 def write_all(root: Path, count: int) -> None:
     random = np.random.default_rng(0)
     pictures = [small_picture(random) for _ in range(DIFFERENT)]
     write_shards(root / "shards", pictures, count)
-    write_files(root / "files", pictures, count, "png")
+    write_files(root / "files", pictures, count)
 
 
 # Ways to serve them.

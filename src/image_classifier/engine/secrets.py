@@ -6,7 +6,7 @@ are no secrets. What is made of the configuration gets the real value.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.errors import HydraException
@@ -27,7 +27,7 @@ def is_secret(key: Any) -> bool:
 
 
 def hidden(node: Any, key: Any = "", instead: Any = HIDDEN) -> Any:
-    """Plain containers without their secrets; texts in lists of overrides lose those that they set."""
+    """Plain containers without their secrets, but for those that name a variable of the environment."""
     if isinstance(node, dict):
         return {name: hidden(value, name, instead) for name, value in node.items()}
     if isinstance(node, list | tuple):
@@ -45,6 +45,8 @@ def hidden_override(text: str) -> str:
     name = key.lstrip("+~").partition("@")[0]
     if is_secret(name):
         return text if typed.lstrip("'\"").startswith("${") else f"{key}={HIDDEN}"  # the name of a variable stays
+    if "{" not in typed:  # no settings within, and parsing takes a millisecond of every start
+        return text
     try:
         value = PARSER.parse_override(text).value()
     except HydraException:
@@ -52,6 +54,11 @@ def hidden_override(text: str) -> str:
     plain = unquoted(value)
     without = hidden(plain)
     return text if without == plain else f"{key}={written(without)}"
+
+
+def hidden_overrides(texts: Iterable[Any]) -> list[str]:
+    """Overrides as they are kept, compared and shown: without secrets."""
+    return [hidden_override(str(text)) for text in texts]
 
 
 def unquoted(value: Any) -> Any:

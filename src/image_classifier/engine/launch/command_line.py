@@ -7,12 +7,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from image_classifier.engine.runs.provenance import command_of_job
-from image_classifier.engine.secrets import hidden_override
+from image_classifier.engine.secrets import hidden_overrides
 
 
 def command_line() -> str:
     """The command of this process; of a job of a sweep, the one that runs this job alone."""
     if HydraConfig.initialized() and (hydra_cfg := HydraConfig.get()).mode == RunMode.MULTIRUN:
-        overrides = [hidden_override(text) for text in hydra_cfg.overrides.task]
-        return command_of_job(str(hydra_cfg.job.config_name), overrides)
+        return command_of_job(str(hydra_cfg.job.config_name), hidden_overrides(hydra_cfg.overrides.task))
     return shlex.join(["python", *sys.argv])

@@ -33,7 +33,7 @@ from image_classifier.engine.launch.refusals import refusals_in_short, work_begi
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.overrides import prepare, swept_keys
 from image_classifier.engine.project import PROJECT_ROOT
-from image_classifier.engine.secrets import check_secrets, hidden_override
+from image_classifier.engine.secrets import check_secrets, hidden_overrides
 from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
 
 Task = Callable[[DictConfig], Any]
@@ -118,7 +118,7 @@ def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: 
             )
         return processes.run(task, cfg)
 
-    sys.argv[1:] = map(hidden_override, sys.argv[1:])  # Hydra has read them: loggers and messages copy them
+    sys.argv[1:] = hidden_overrides(sys.argv[1:])  # Hydra has read them: loggers and messages copy them
     hydra_cfg = HydraConfig.get()
     is_first = work_begins()
     if hydra_cfg.mode == RunMode.MULTIRUN:

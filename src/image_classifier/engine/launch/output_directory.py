@@ -17,7 +17,7 @@ from image_classifier.engine.disk import LEAST, size
 from image_classifier.engine.launch.refusals import work_begins
 from image_classifier.engine.overrides import quoted
 from image_classifier.engine.runs.files import write_atomically
-from image_classifier.engine.secrets import hidden, hidden_override
+from image_classifier.engine.secrets import hidden, hidden_override, hidden_overrides
 
 LOCK = ".lock"
 # What lies in a directory before a training, a test or a prediction begins; with anything else in it, it is kept.
@@ -29,10 +29,10 @@ def without_secrets(cfg: Any) -> Any:
     """A configuration of Hydra's, or a list of overrides, in plain containers."""
     settings = OmegaConf.to_container(cfg)
     if isinstance(settings, list):
-        return [hidden_override(str(text)) for text in settings]
+        return hidden_overrides(settings)
     overrides = settings.get("hydra", {}).get("overrides", {})  # type: ignore[union-attr]
     for kind, texts in overrides.items():
-        overrides[kind] = [hidden_override(text) for text in texts]
+        overrides[kind] = hidden_overrides(texts)
     return hidden(settings)
 
 

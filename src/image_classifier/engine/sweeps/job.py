@@ -17,7 +17,8 @@ from omegaconf import DictConfig, open_dict
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.runs.files import write_json
-from image_classifier.engine.sweeps.jobs import read_job, shown, write_record
+from image_classifier.engine.secrets import hidden_overrides
+from image_classifier.engine.sweeps.jobs import read_job, write_record
 from image_classifier.engine.sweeps.objectives import objective_values
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], Any]) -> Any:
     overrides = list(HydraConfig.get().overrides.task)
     with job_lock(directory):
         job = read_job(directory)
-        if job is not None and job.done and sorted(job.overrides) == sorted(shown(overrides)):
+        if job is not None and job.done and sorted(job.overrides) == sorted(hidden_overrides(overrides)):
             print(f"Finished earlier: {directory}", flush=True)  # not into the log file: the directory stays as it is
             return objective_values(cfg, job.metrics)
         write_record(directory, overrides, state="running", reason="", pruned_after_epochs=None)

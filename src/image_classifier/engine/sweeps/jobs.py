@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.engine.runs.files import write_json
-from image_classifier.engine.secrets import hidden_override
+from image_classifier.engine.secrets import hidden_overrides
 
 RECORD = "job.json"
 
@@ -77,12 +77,7 @@ def write_record(directory: Path, overrides: Sequence[str], **changes: Any) -> N
     """Write what `read_job` reads, keeping what does not change."""
     record = read_json(directory / RECORD) or {"identity": os.urandom(6).hex(), "seconds": None}
     fresh = {"state": "waiting", "reason": ""}
-    write_json(directory / RECORD, {**fresh, **record, "overrides": shown(overrides), **changes})
-
-
-def shown(overrides: Sequence[str]) -> list[str]:
-    """Overrides as they are kept and compared: without secrets."""
-    return [hidden_override(text) for text in overrides]
+    write_json(directory / RECORD, {**fresh, **record, "overrides": hidden_overrides(overrides), **changes})
 
 
 def jobs_of(sweep_dir: Path) -> Iterator[Job]:
@@ -96,7 +91,7 @@ def jobs_of(sweep_dir: Path) -> Iterator[Job]:
 
 def find_job(sweep_dir: Path, overrides: Sequence[str]) -> Job | None:
     """The job with the same overrides in any order."""
-    wanted = sorted(shown(overrides))
+    wanted = sorted(hidden_overrides(overrides))
     return next((job for job in jobs_of(sweep_dir) if sorted(job.overrides) == wanted), None)
 
 
