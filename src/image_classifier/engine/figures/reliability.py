@@ -53,7 +53,7 @@ def draw_reliability(count: np.ndarray, confidence: np.ndarray, accuracy: np.nda
     paint_bars(pen, UPPER, np.where(count > 0, accuracy, 0), BLUE)
     paint_bars(pen, LOWER, count / max(count.sum(), 1), GREY)
     for start, end in dashes(UPPER):
-        pen.line((UPPER.x(start), UPPER.y(start), UPPER.x(end), UPPER.y(end)), GREY)
+        pen.line((UPPER.x(start), UPPER.y(start), UPPER.x(end), UPPER.y(end)), "black")
     for value in confidence[count > 0]:
         paint_dot(pen, UPPER.x(value), UPPER.y(value))
     for plot, name, ticks in ((UPPER, "accuracy", 5), (LOWER, "share of samples", 2)):
@@ -102,7 +102,7 @@ def paint_legend(pen: ImageDraw.ImageDraw) -> None:
     pen.rectangle((x, y - 4, x + 20, y + 4), BLUE)
     paint_dot(pen, x + 10, y + 18)
     for start in range(0, 20, 2 * DASH):
-        pen.line((x + start, y + 36, x + min(start + DASH, 20), y + 36), GREY)
+        pen.line((x + start, y + 36, x + min(start + DASH, 20), y + 36), "black")
     for line, name in enumerate(("accuracy", "mean confidence", "perfect calibration")):
         place = (x + 28, y + 18 * line)
         pen.text(place, name, "black", font_of(BASE_FONT, TEXT_SIZE), anchor="lm")
