@@ -131,7 +131,7 @@ def test_another_picture_in_a_dataset_is_noticed() -> None:
         changed.load_state_dict(same.state_dict())
 
 
-@pytest.mark.sampled(every=4)
+@pytest.mark.sampled(every=7)
 @pytest.mark.parametrize("kept", ["in_memory=true", "in_memory=false", "cache"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_training_evaluation_and_prediction_by_the_commands(
@@ -215,6 +215,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("kept", ["data.in_memory=true", "data.in_memory=false", "cache"])
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_bad_pictures_under_two_processes(

@@ -66,7 +66,7 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=5)
 @pytest.mark.parametrize("number", NUMBERS, ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(("moment", "step", "expected"), MOMENTS)
 def test_a_signal_leaves_the_checkpoint_of_that_step(
@@ -186,6 +186,7 @@ SCRIPT = str(PROJECT_ROOT / "train.py")
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("number", NUMBERS, ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("seconds", [0.8, 1.5, 3.0])
 def test_while_it_imports(tmp_path: Path, start: Callable, number: signal.Signals, seconds: float) -> None:

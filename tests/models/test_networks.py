@@ -61,6 +61,7 @@ def test_logits_and_gradients(compose_config: Callable[..., Any], model: str, sh
     assert alone.shape == (1, num_classes) and alone.isfinite().all()
 
 
+@pytest.mark.sampled(every=7)
 @pytest.mark.parametrize(
     ("model", "setting", "example"),
     [

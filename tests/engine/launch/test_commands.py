@@ -84,6 +84,7 @@ def foreign(tmp_path: Path) -> dict[str, Path]:
     return {name: tmp_path / f"{name}.ckpt" for name in ("other", "pickled", "text", "missing")}
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("command", ["train", "test", "eval", "predict", "export"])
 @pytest.mark.parametrize("name", ["other", "pickled", "text", "missing"])
 def test_checkpoint_of_another_kind_is_told_in_one_line(

@@ -28,6 +28,7 @@ def test_it_is_free_again_after_a_run(tmp_path: Path) -> None:
         assert outcome.status == 0, outcome.errors
 
 
+@pytest.mark.sampled(every=5)
 @pytest.mark.parametrize(
     "mistake",
     [

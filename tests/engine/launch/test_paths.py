@@ -28,6 +28,7 @@ def files(directory: Path) -> set[str]:
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
 
 
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("path", ["/".join(ODD_NAMES[start::8]) for start in range(8)])
 def test_run_directory(compose_config: Callable, tmp_path: Path, path: str) -> None:
     cfg = compose_config(*TINY, *QUICK, "logger=csv", "confusion_matrix=none")

@@ -179,6 +179,7 @@ def in_processes(processes: int) -> Callable[[list[DictConfig]], list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(every=7)
 @pytest.mark.parametrize(("network", "samples", "batch"), EXACTNESS_CASES)
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("stage", ["val", "test"])

@@ -294,7 +294,7 @@ PLACES = (
 )
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=5)
 @pytest.mark.parametrize(
     ("place", "top_k", "metric"),
     [

@@ -68,7 +68,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-@pytest.fixture(params=["train", "eval", "predict"])
+@pytest.fixture(params=["train", pytest.param("eval", marks=pytest.mark.thorough), "predict"])
 def shown(request: pytest.FixtureRequest, base: Path, browser: Chrome) -> Iterator[tuple[Page, SampleTable, str]]:
     """A page, what the table of its first stage says, and the command that it is of."""
     command = request.param

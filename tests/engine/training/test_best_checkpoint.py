@@ -75,6 +75,7 @@ def check_consistency(run_dir: Path, metric: str = "val/acc") -> None:
         assert figures[f"{stage}/acc"] == pytest.approx(by_hand[f"{stage}/acc"], abs=1e-6)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("metric", ["val/acc", "val/loss", "val/macro_f1"])
 @pytest.mark.parametrize("top_k", [1, 3, -1])
 def test_best_is_best_for_every_metric_and_number_kept(train: Callable[..., Path], metric: str, top_k: int) -> None:
@@ -88,6 +89,7 @@ def test_best_is_best_for_every_metric_and_number_kept(train: Callable[..., Path
         assert sorted(kept) == pytest.approx(sorted(course[:3]), rel=1e-5)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("filename", ["best", "'{epoch:03d}'", "'model_{val/acc:.3f}'"])
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_names_of_ones_own_keep_best_ckpt(train: Callable[..., Path], filename: str, top_k: int) -> None:

@@ -82,7 +82,7 @@ def interruption(moment: str, step: int, number: int = signal.SIGTERM) -> str:
     return f"+callbacks.signal={{_target_: moments.SignalAt, {arguments}}}"
 
 
-@pytest.mark.sampled(every=7)
+@pytest.mark.sampled(every=11)
 @pytest.mark.parametrize(
     ("moment", "step"),
     [

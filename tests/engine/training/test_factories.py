@@ -78,6 +78,7 @@ NAMES = sorted(
 )
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("name", [name for name in NAMES if "lr_lambda" not in SCHEDULERS.get(name, "")])
 def test_every_scheduler_is_made_from_its_name(train: Callable[..., Path], name: str) -> None:
     settings = f"_target_: torch.optim.lr_scheduler.{name}, _partial_: true"
@@ -92,6 +93,7 @@ def test_every_scheduler_is_made_from_its_name(train: Callable[..., Path], name:
         assert state["last_epoch"] == (checkpoint["global_step"] if stepwise else 3 - (name == "ReduceLROnPlateau"))
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("name", NAMES)
 def test_changing_the_class_alone_leaves_out_what_belonged_to_the_other(
     train: Callable[..., Path], name: str, capsys: pytest.CaptureFixture[str]

@@ -41,7 +41,7 @@ GROUPS = [
 ]
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(("group", "option"), GROUPS)
 def test_every_option_trains_and_resumes(train: Callable[..., Path], group: str, option: str) -> None:
     if option == "muon":

@@ -95,7 +95,7 @@ def test_every_option_is_in_the_matrix() -> None:
     assert set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"} == set(MATRIX)
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=5)
 @pytest.mark.parametrize(
     ("option", "value", "model"), CASES, ids=[f"{option}={value}-{model}" for option, value, model in CASES]
 )
@@ -162,7 +162,7 @@ def test_endless_epochs_end_with_steps_or_time(train: Callable[..., Path]) -> No
     train(*PLAIN, "trainer.max_epochs=-1", "+trainer.max_time='00:00:00:01'", "model.scheduler=null")
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize(
     ("precision", "model"),
     [(precision, "mlp") for precision in MATRIX["precision"]] + [("bf16-mixed", "cnn"), ("16-true", "cnn")],
