@@ -22,13 +22,14 @@ class Need(NamedTuple):
 
 NEEDS = {
     "chromium": Need(("chromium", "chromedriver"), ("chromium", "chromium-driver", "fonts-dejavu-core")),
+    "firefox": Need(("firefox",), ("firefox-esr",)),  # in Ubuntu a snap, which is left to its user
     "slurm": Need(("slurmctld", "slurmd", "sbatch", "munged"), ("slurmctld", "slurmd", "slurm-client", "munge")),
     "g++": Need(("g++",), ("g++",)),  # torch.compile
     "git": Need(("git",), ("git",)),
 }
 DAEMONS = ("/usr/sbin", "/sbin")  # where Debian puts them, in PATH or not
 PATIENCE = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::https::Timeout=10")
-SECONDS = 900  # that the installation may take
+SECONDS = 600  # that an installation may take
 
 
 def missing_programs(need: str) -> list[str]:
@@ -44,13 +45,14 @@ def why_not(need: str) -> str | None:
     return "only root may start the daemons of Slurm" if need == "slurm" and os.geteuid() != 0 else None
 
 
-def missing_packages() -> list[str]:
-    packages = [package for need in NEEDS if missing_programs(need) for package in NEEDS[need].packages]
+def missing_packages() -> list[tuple[str, ...]]:
+    """What is missing, in groups that are of use by themselves."""
+    groups = [need.packages for name, need in NEEDS.items() if missing_programs(name)]
     try:
         import ensurepip  # noqa: F401 (in Debian a package of its own, without which there is no .venv)
     except ImportError:
-        packages.append("python3-venv")
-    return packages
+        groups.append(("python3-venv",))
+    return groups
 
 
 def as_root() -> list[str] | None:
@@ -62,32 +64,39 @@ def as_root() -> list[str] | None:
     return sudo if allowed else None
 
 
-def install(packages: list[str]) -> str | None:
-    """Install packages; returns why that was not possible."""
+def why_not_installed() -> str | None:
+    """Why nothing can be installed without asking; None where it can."""
     if shutil.which("apt-get") is None:
         return "there is no apt-get"
-    if (root := as_root()) is None:
-        return "this needs root, or a sudo that asks for no password"
-    print(f"Installing {' '.join(packages)}", flush=True)
-    apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *PATIENCE]
-    command = [*apt, "install", "--yes", "--no-install-recommends", *packages]
-    for arguments in ([*apt, "update"], command):
-        try:
-            done = subprocess.run(arguments, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired:
-            return f"apt-get took more than {SECONDS} s"
-        if arguments is command and done.returncode != 0:  # an update may fail for a source that nobody needs
-            return (done.stderr.strip().splitlines() or [f"apt-get ended with status {done.returncode}"])[-1]
-    return None
+    return None if as_root() is not None else "this needs root, or a sudo that asks for no password"
+
+
+def apt_get(*arguments: str) -> str | None:
+    """Run apt-get; returns why it failed."""
+    command = [*(as_root() or []), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *PATIENCE, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return f"apt-get took more than {SECONDS} s"
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"apt-get ended with status {done.returncode}"])[-1]
 
 
 def main() -> None:
-    if not (packages := missing_packages()):
+    if not (groups := missing_packages()):
         return
-    if reason := install(packages):
-        print(f"Not installed: {' '.join(packages)} ({reason}); tests that need them are skipped", file=sys.stderr)
-        if os.environ.get("CI") == "true":
-            sys.exit("error: with CI=true every test runs")
+    if (reason := why_not_installed()) is None:
+        apt_get("update")  # it may fail for a source that nobody needs
+    failed = False
+    for packages in groups:  # one that cannot be had stops no other
+        if reason is None:
+            print(f"Installing {' '.join(packages)}", flush=True)
+        if why := reason or apt_get("install", "--yes", "--no-install-recommends", *packages):
+            print(f"Not installed: {' '.join(packages)} ({why}); tests that need them are skipped", file=sys.stderr)
+            failed = True
+    if failed and os.environ.get("CI") == "true":
+        sys.exit("error: with CI=true every test runs")
 
 
 if __name__ == "__main__":

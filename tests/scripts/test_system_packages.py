@@ -44,7 +44,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     return make
 
 
-BROWSER, GIT, COMPILER = ("chromium", "chromedriver"), ("git",), ("g++",)
+CHROMIUM, FIREFOX, GIT, COMPILER = ("chromium", "chromedriver"), ("firefox",), ("git",), ("g++",)
 SLURM = ("slurmctld", "slurmd", "sbatch", "munged")
 
 
@@ -54,7 +54,7 @@ def calls(program: Path) -> list[str]:
 
 
 def test_nothing_missing_is_nothing_done(machine: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    programs = machine("apt-get", *BROWSER, *GIT, *COMPILER, *SLURM)
+    programs = machine("apt-get", *CHROMIUM, *FIREFOX, *GIT, *COMPILER, *SLURM)
     system_packages.main()
     assert calls(programs / "apt-get") == [] and capsys.readouterr() == ("", "")
 
@@ -63,7 +63,7 @@ def test_nothing_missing_is_nothing_done(machine: Callable[..., Path], capsys: p
 def test_what_is_missing_is_installed(
     user: int, machine: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    programs = machine("apt-get", "sudo", *GIT, *COMPILER, *SLURM, user=user)
+    programs = machine("apt-get", "sudo", *FIREFOX, *GIT, *COMPILER, *SLURM, user=user)
     system_packages.main()
     update, install = calls(programs / "apt-get")
     assert update.startswith("noninteractive -qq ") and update.endswith(" update")
@@ -93,7 +93,7 @@ def test_what_cannot_be_installed_is_named_and_is_an_error_in_ci(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    programs = machine(*present, *BROWSER, *GIT, *SLURM, user=user)
+    programs = machine(*present, *CHROMIUM, *FIREFOX, *GIT, *SLURM, user=user)
     monkeypatch.setenv("CI", "true") if ci else None
     if ci:
         with pytest.raises(SystemExit, match="with CI=true every test runs"):
@@ -102,6 +102,20 @@ def test_what_cannot_be_installed_is_named_and_is_an_error_in_ci(
         system_packages.main()
     assert f"Not installed: g++ ({reason})" in capsys.readouterr().err
     assert all(call.startswith("-n ") for call in calls(programs / "sudo")), "a password is never asked for"
+
+
+def test_what_cannot_be_had_stops_nothing_else(
+    machine: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ubuntu has Firefox as a snap only."""
+    programs = machine("apt-get", *GIT, *COMPILER)
+    apt = (programs / "apt-get").read_text().replace("*install*", "*firefox*")
+    (programs / "apt-get").write_text(apt)
+    (programs / "apt-get.broken").touch()
+    system_packages.main()
+    output, errors = capsys.readouterr()
+    assert [line.split()[1] for line in output.splitlines()] == ["chromium", "firefox-esr", "slurmctld"]
+    assert errors.count("Not installed") == 1 and "Not installed: firefox-esr (E: Unable" in errors
 
 
 def test_the_reason_names_what_is_missing(machine: Callable[..., Path]) -> None:
