@@ -26,9 +26,9 @@ from image_classifier.data.pictures import FileLoader
 from image_classifier.engine.disk import size
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.engine.images.cache import read_cached
-from image_classifier.engine.images.picture_sets import PictureFiles
+from image_classifier.engine.images.picture_sets import PictureFiles, Reading
 from image_classifier.engine.images.pictures import PictureForm
-from image_classifier.engine.images.reading import Reading, read_pictures
+from image_classifier.engine.images.reading import read_pictures
 
 COUNT = 1_000
 CLASSES = 10

@@ -1,6 +1,7 @@
 """Pictures in shards: every one served once over all processes, resumed inside an epoch, and mistakes in one line."""
 
 import io
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from PIL import Image
 from image_classifier.data.pictures import FileLoader
 from image_classifier.data.webdataset import WebDataset
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.images import shards as shards_of
 from image_classifier.engine.images.batches import EpochBatches
 from image_classifier.engine.images.pictures import PictureForm
 from image_classifier.engine.images.shards import PictureShards, samples_of
@@ -182,3 +184,66 @@ def test_another_shard_is_another_version(tmp_path: Path) -> None:
     assert version() == first
     write(tmp_path / "0.tar", [("a.png", png(9)), *members[1:]])
     assert version() != first
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts what is read of shards: headers of a whole one, and pictures."""
+    counts: Counter[str] = Counter()
+    content, walk = PictureShards.content, shards_of.members
+
+    def counted(what: str, function: Any) -> Any:
+        return lambda *arguments: (counts.update([what]), function(*arguments))[1]
+
+    monkeypatch.setattr(PictureShards, "content", counted("pictures", content))
+    monkeypatch.setattr(shards_of, "members", counted("shards", walk))
+    return counts
+
+
+def spoilt(root: Path) -> Path:
+    """Three shards, and a fourth with a picture that cannot be decoded and two files that are none."""
+    write_shards(root, write_folder(root.parent / "folder", 8), 3)
+    write(root / "bad.tar", [("a.jpg", b"no picture"), ("a.cls", b"red"), ("b.md", b""), ("c.txt", b"")])
+    return root
+
+
+def test_another_run_reads_no_header_and_checks_no_picture(tmp_path: Path, reads: Counter[str]) -> None:
+    settings = {"in_memory": False, "on_error": "skip", "class_names": CLASSES}
+    first = set_up(spoilt(tmp_path / "shards"), **settings)
+    assert reads == {"shards": 4, "pictures": 25}
+    (tmp_path / "shards").rename(tmp_path / "moved")  # so that nothing is remembered in this process
+    reads.clear()
+    second = set_up(tmp_path / "moved", **settings)
+    assert not reads
+    assert second.skipped == first.skipped == {".md in a shard": 1, ".txt in a shard": 1}
+    assert second.unreadable == first.unreadable and len(second.unreadable) == 1
+    assert second.summary().to_json()["sizes"] == first.summary().to_json()["sizes"]
+    assert torch.equal(second.image_sample(), first.image_sample())
+
+
+def test_only_a_shard_that_changed_is_looked_through_again(tmp_path: Path, reads: Counter[str]) -> None:
+    root = spoilt(tmp_path / "shards")
+    set_up(root, in_memory=False, on_error="skip")
+    write(root / "bad.tar", [("a.jpg", png()), ("a.cls", b"red")])
+    reads.clear()
+    again = set_up(root, in_memory=False)
+    assert reads["shards"] == 1 and reads["pictures"] and not again.unreadable and not again.skipped
+    reads.clear()
+    with pytest.raises(UserError, match="no member"):
+        set_up(root, in_memory=False, label="json.label")
+    assert reads["shards"] == 1  # what is kept has another label
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(b"PK"), lambda path: path.write_bytes(path.read_bytes()[:-40])]
+)
+def test_what_is_kept_may_be_damaged_or_impossible_to_write(tmp_path: Path, spoil: Any, reads: Counter[str]) -> None:
+    root = spoilt(tmp_path / "shards")
+    first = set_up(root, in_memory=False, on_error="skip")
+    for path in (root / ".index").iterdir():
+        spoil(path)
+    assert set_up(root, in_memory=False, on_error="skip").unreadable == first.unreadable
+    shutil.rmtree(root / ".index")
+    (root / ".index").write_text("in the way")
+    assert set_up(root, in_memory=False, on_error="skip").unreadable == first.unreadable
+    assert reads["shards"] == 12 and [path.name for path in root.iterdir() if path.suffix != ".tar"] == [".index"]

@@ -23,10 +23,9 @@ from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.engine.images.cache import describe_kept, read_cached
 from image_classifier.engine.images.memory import free_memory, free_shared_memory
-from image_classifier.engine.images.picture_sets import Pictures
+from image_classifier.engine.images.picture_sets import Pictures, Reading
 from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped, height_and_width
 from image_classifier.engine.images.reading import (
-    Reading,
     all_grey,
     bad_pictures,
     check_together,

@@ -12,7 +12,8 @@ from image_classifier.data.pictures import PictureDataModule, ordered
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.picture_sets import Pictures
 from image_classifier.engine.images.pictures import class_name, natural
-from image_classifier.engine.images.shards import PictureShards, samples_of
+from image_classifier.engine.images.reading import progress
+from image_classifier.engine.images.shards import PictureShards, places_of
 
 PARTS = ("train", "val", "test")
 
@@ -58,18 +59,20 @@ class WebDataset(PictureDataModule):
     def read_folder(self, folder: Path, skipped: Counter[str]) -> tuple[list[Path], np.ndarray, list[str]]:
         """Shards, places and labels of the pictures in a folder."""
         shards = sorted(folder.glob("*.tar"), key=lambda path: natural(path.name)) if folder.is_dir() else []
-        places: list[tuple[int, int, int]] = []
+        places: list[np.ndarray] = []
         labels: list[str] = []
-        known: dict[str, str] = {}  # one object for each label
-        for number, shard in enumerate(shards):
-            for sample in samples_of(shard, self.label, skipped):
-                places.append((number, sample.offset, sample.size))
-                labels.append(known.setdefault(sample.label, class_name(sample.label)))
-        if not places:
+        known: dict[str, str] = {}  # the name of the class that a label stands for
+        for number, shard in enumerate(progress(shards, "Looking through shards", len(shards))):
+            found = places_of(shard, self.label)
+            places.append(np.insert(found.spans, 0, number, axis=1))
+            known |= {label: class_name(label) for label in set(found.labels) - known.keys()}
+            labels += [known[label] for label in found.labels]
+            skipped.update(found.skipped)
+        if not labels:
             raise UserError(
                 f"expected shards with pictures, *.tar, in {folder} but found none; name the directory: data.root=DIR"
             )
-        return shards, np.array(places, dtype=np.int64), labels
+        return shards, np.concatenate(places), labels
 
     def name_classes(self, texts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
         """The class names, and the number of the class that each text of a label stands for."""

@@ -20,9 +20,9 @@ from PIL import Image
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images import cache
 from image_classifier.engine.images.cache import Store, all_digests, describe_kept, read_cached
-from image_classifier.engine.images.picture_sets import PictureFiles, PictureItems
+from image_classifier.engine.images.picture_sets import PictureFiles, PictureItems, Reading
 from image_classifier.engine.images.pictures import PictureForm
-from image_classifier.engine.images.reading import Reading, read_pictures
+from image_classifier.engine.images.reading import read_pictures
 from image_classifier.engine.project import PROJECT_ROOT
 
 FORM = PictureForm(3, 6, 8, "stretch")

@@ -22,9 +22,9 @@ from filelock import FileLock
 
 from image_classifier.engine.disk import size
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.picture_sets import Pictures
+from image_classifier.engine.images.picture_sets import Pictures, Reading
 from image_classifier.engine.images.pictures import Facts, PictureForm, decode, reason
-from image_classifier.engine.images.reading import Reading, content_digest, progress, usable_cores
+from image_classifier.engine.images.reading import content_digest, progress, usable_cores
 
 LAYOUT = 1  # of the files; another number makes the former ones unknown
 CHUNK = 512  # pictures that are decoded before they are written

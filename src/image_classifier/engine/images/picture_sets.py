@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -15,9 +16,31 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.pictures import PictureForm, decode, printable, reason
+from image_classifier.engine.images.pictures import Facts, PictureForm, decode, printable, reason
 
 KEY_BYTES = 4096  # of each file, for `picture_keys`
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What N pictures were found to be.
+
+    Attributes:
+        facts: Size and mode of each; None for one that cannot be decoded.
+        digests: (N,) uint64, hashes of their contents; 0 for one that cannot be read.
+        errors: Why a picture cannot be decoded, by index.
+        images: (G, C, H, W) uint8 of the G that can be decoded, where they were decoded to be kept.
+    """
+
+    facts: tuple[Facts | None, ...]
+    digests: np.ndarray
+    errors: Mapping[int, str]
+    images: Tensor | None = None
+
+    @property
+    def good(self) -> Tensor:
+        """(N,) bool: which can be decoded."""
+        return torch.tensor([fact is not None for fact in self.facts], dtype=torch.bool)
 
 
 class Pictures(Dataset):
@@ -71,6 +94,13 @@ class Pictures(Dataset):
     def version(self) -> tuple[Any, ...] | None:
         """What differs when one of the pictures is another; None where nothing tells."""
         return None
+
+    def remembered(self) -> Reading | None:
+        """What an earlier run found these very pictures to be; None where that is not known of all."""
+        return None
+
+    def remember(self, reading: Reading) -> None:
+        """Keep what they were found to be for later runs, where there is a place for it."""
 
 
 class PictureFiles(Pictures):

@@ -4,9 +4,9 @@ import hashlib
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.picture_sets import Pictures
+from image_classifier.engine.images.picture_sets import Pictures, Reading
 from image_classifier.engine.images.pictures import Facts, PictureForm, check, decode, is_grey, reason
 
 SHARED_RESULTS = 4  # training and test pictures, of two data sets
@@ -47,28 +47,6 @@ def shared_while_unchanged(read: Callable[..., T]) -> Callable[..., T]:
     return call
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What N pictures were found to be.
-
-    Attributes:
-        facts: Size and mode of each; None for one that cannot be decoded.
-        digests: (N,) uint64, hashes of their contents; 0 for one that cannot be read.
-        errors: Why a picture cannot be decoded, by index.
-        images: (G, C, H, W) uint8 of the G that can be decoded, where they were decoded to be kept.
-    """
-
-    facts: tuple[Facts | None, ...]
-    digests: np.ndarray
-    errors: Mapping[int, str]
-    images: Tensor | None = None
-
-    @property
-    def good(self) -> Tensor:
-        """(N,) bool: which can be decoded."""
-        return torch.tensor([fact is not None for fact in self.facts], dtype=torch.bool)
-
-
 @shared_while_unchanged
 def read_pictures(pictures: Pictures, form: PictureForm) -> Reading:
     """Decode pictures to be kept in memory, by all cores (Pillow decodes outside Python's lock).
@@ -95,9 +73,18 @@ def check_pictures(pictures: Pictures) -> Reading:
 
 
 def check_together(pictures: Pictures) -> Reading:
-    """`check_pictures`, of which each training process does its share."""
-    if not torch.distributed.is_initialized():
-        return check_pictures(pictures)
+    """`check_pictures`, of which each training process does its share; none where what was found before is kept."""
+    kept = pictures.remembered()
+    if all(gathered(kept is not None)):
+        assert kept is not None
+        return kept
+    reading = check_shares(pictures) if torch.distributed.is_initialized() else check_pictures(pictures)
+    pictures.remember(reading)
+    return reading
+
+
+def check_shares(pictures: Pictures) -> Reading:
+    """What all training processes find together."""
     rank, number = torch.distributed.get_rank(), torch.distributed.get_world_size()
     shares = gathered(check_pictures(pictures.select(torch.arange(rank, len(pictures), number))))
     facts: list[Facts | None] = [None] * len(pictures)

@@ -10,7 +10,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.picture_sets import Pictures, mode_of, stamp
-from image_classifier.engine.images.pictures import PictureForm, picture_suffixes, printable
-
-BLOCK = 512  # bytes of a header in a tar file
+from image_classifier.engine.images import shard_index
+from image_classifier.engine.images.picture_sets import Pictures, Reading, mode_of, stamp
+from image_classifier.engine.images.pictures import Facts, PictureForm, picture_suffixes, printable
+from image_classifier.engine.images.shard_index import Places
+from image_classifier.engine.images.tar import BLOCK, members
 
 
 class Sample(NamedTuple):
@@ -79,9 +80,61 @@ class PictureShards(Pictures):
             name = f"byte {offset}"
         return f"{printable(self.shards[shard])}/{printable(Path(name))}"
 
+    def by_shard(self) -> Iterator[tuple[Path, np.ndarray]]:
+        """Each shard with the (M,) positions of its pictures in this set."""
+        order = self.places[:, 0].argsort(kind="stable")
+        ends = self.places[:, 0][order].searchsorted(np.arange(len(self.shards) + 1))
+        for shard, start, end in zip(self.shards, ends, ends[1:], strict=False):
+            if end > start:
+                yield shard, order[start:end]
+
+    def remembered(self) -> Reading | None:
+        notes = np.zeros(len(self), dtype=shard_index.FACT)
+        errors: dict[int, str] = {}
+        for shard, positions in self.by_shard():
+            known, offsets = shard_index.read_facts(shard), self.places[positions, 1]
+            if not np.isin(offsets, known.facts["offset"]).all():
+                return None
+            found = known.facts[known.facts["offset"].searchsorted(offsets)]
+            notes[positions] = found
+            bad = ~found["good"]
+            errors |= {
+                int(at): known.errors[int(offset)] for at, offset in zip(positions[bad], offsets[bad], strict=True)
+            }
+        return Reading(tuple(shard_index.facts_of(notes)), notes["digest"].copy(), dict(sorted(errors.items())))
+
+    def remember(self, reading: Reading) -> None:
+        for shard, positions in self.by_shard():
+            facts = [reading.facts[position] for position in positions]
+            notes = np.zeros(len(positions), dtype=shard_index.FACT)
+            notes["offset"], notes["digest"] = self.places[positions, 1], reading.digests[positions]
+            for name in Facts._fields:
+                notes[name] = [getattr(fact, name) if fact else 0 for fact in facts]
+            notes["good"] = [fact is not None for fact in facts]
+            errors = {int(self.places[at, 1]): reading.errors[at] for at in positions.tolist() if at in reading.errors}
+            shard_index.keep_facts(shard, shard_index.Known(notes, errors))
+
     def version(self) -> tuple[Any, ...]:
         places = hashlib.blake2b(self.places.tobytes(), digest_size=16).digest()
         return (*((path, stamp(path)) for path in self.shards), places)
+
+
+def places_of(shard: Path, label: str) -> Places:
+    """Where the pictures of a shard lie, with their labels: as an earlier run found them, else by walking through it.
+
+    Args:
+        shard: As in `samples_of`.
+        label: The same.
+    """
+    kept = shard_index.read_places(shard, label)
+    if kept is not None:
+        return kept
+    skipped: Counter[str] = Counter()
+    samples = list(samples_of(shard, label, skipped))
+    spans = np.array([(sample.offset, sample.size) for sample in samples], dtype=np.int64).reshape(-1, 2)
+    found = Places(spans, [sample.label for sample in samples], skipped)
+    shard_index.keep_places(shard, label, found)
+    return found
 
 
 def samples_of(shard: Path, label: str, skipped: Counter[str]) -> Iterator[Sample]:
@@ -106,24 +159,23 @@ def samples_of(shard: Path, label: str, skipped: Counter[str]) -> Iterator[Sampl
                 "name what holds the labels: data.label=cls, or data.label=json.FIELD"
             )
         if picture is not None:
-            yield Sample(picture.offset_data, picture.size, str(found))
+            yield Sample(picture.offset, picture.size, str(found))
 
     try:
-        with tarfile.open(shard, "r:") as file:
-            while (member := file.next()) is not None:
-                file.members = []  # type: ignore[attr-defined]  # else it keeps them all, a kilobyte each
-                name = PurePosixPath(member.name)
-                stem, _, rest = name.name.partition(".")
-                if not member.isreg() or not stem:
-                    skipped["hidden in a shard" if member.isreg() else "no file in a shard"] += not member.isdir()
+        with shard.open("rb") as file:
+            for member in members(shard):
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, rest = name.partition(".")
+                if not member.is_file or not stem:
+                    skipped["hidden in a shard" if member.is_file else "no file in a shard"] += not member.is_folder
                     continue
-                if (new := str(name.with_name(stem))) != key:
+                if (new := folder + slash + stem) != key:
                     yield from sample()
                     key, picture, found = new, None, None
                 if rest == suffix:
-                    content = file.extractfile(member)
-                    found = label_of(content.read() if content else b"", field, shard, key)
-                elif name.suffix.lower() in picture_suffixes():
+                    file.seek(member.offset)
+                    found = label_of(file.read(member.size), field, shard, key)
+                elif f".{rest.rpartition('.')[2].lower()}" in picture_suffixes():
                     if picture is not None:
                         raise UserError(
                             f"expected one picture a sample in {shard} but found several for {key}; leave one"
