@@ -159,7 +159,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> An
     while not (value := condition()):
         if time.monotonic() > end:
             raise TimeoutError(f"Expected {what} within {seconds} s")
-        time.sleep(0.25)
+        time.sleep(0.05)
     return value
 
 

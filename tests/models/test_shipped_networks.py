@@ -1,5 +1,7 @@
 """The networks that come with the project, by the tests that a new one inherits."""
 
+import pytest
+
 from network_tests import NetworkTests
 
 
@@ -11,6 +13,7 @@ class TestMLP(NetworkTests):
     overrides = ("model=mlp", "model.net.hidden_sizes=[16]")
 
 
+@pytest.mark.thorough  # eleven million weights; its kind is WideResNet's
 class TestResNet18(NetworkTests):
     overrides = ("model=resnet18",)
 

@@ -102,7 +102,7 @@ def test_more_trials_are_new_ones(pruned: Finished) -> None:
 @pytest.mark.parametrize(
     "pruner",
     [
-        ["pruning=median", "callbacks.pruning.pruner.n_startup_trials=1"],
+        pytest.param(["pruning=median", "callbacks.pruning.pruner.n_startup_trials=1"], marks=pytest.mark.thorough),
         ["pruning=hyperband", "callbacks.pruning.pruner.max_resource=2", "callbacks.pruning.pruner.reduction_factor=2"],
     ],
     ids=["median", "hyperband"],
