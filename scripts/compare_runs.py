@@ -9,14 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from image_classifier.engine.confusion.tables import csv_text
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.runs.comparison import ABSENT, Run, common_stage, differing_settings, load_run
 from image_classifier.engine.runs.files import write_atomically
+from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal_tables import Table, console
 
 # torch and matplotlib are imported for page and picture only, after the tables are on the screen.
 
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         compare(options.runs, options.output, options.csv, options.page)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         sys.exit(2)
 
 
@@ -57,25 +56,24 @@ def compare(
         raise UserError(f"expected two runs for a picture of their difference but found {len(directories)}")
     runs = [load_run(directory) for directory in directories]
     settings, metrics = differing_settings(runs), metric_rows(runs)
-    console = Console(markup=False, emoji=False, highlight=False)  # a setting may hold brackets
-    print_table(console, "Settings that differ", runs, settings or [("none", *[""] * len(runs))])
-    print_table(console, "Metrics", runs, metrics)
+    print_table("Settings that differ", runs, settings or [("none", *[""] * len(runs))])
+    print_table("Metrics", runs, metrics)
     if csv_file is not None:
         write_csv(csv_file, runs, settings, metrics)
-        print(f"Tables: {csv_file}")
+        say(f"Tables: {csv_file}")
     from image_classifier.engine.runs.comparison import write_comparison
 
     beside = output.parent if output else OUTPUT_DIR / name_of(runs)
     page = write_comparison(runs, page or beside / "comparison.html")
-    print(f"Page: {page}")
+    say(f"Page: {page}")
     if len(runs) == 2:
         stage = common_stage(runs)
         if stage is None:
-            print("The runs have no confusion matrix of the same stage, so there is no picture of their difference.")
+            say("The runs have no confusion matrix of the same stage, so there is no picture of their difference.")
             return
         path = output or page.with_name("difference.png")
         draw_difference(runs, stage, path)
-        print(f"Difference of the {stage} matrices (second run minus first): {path}")
+        say(f"Difference of the {stage} matrices (second run minus first): {path}")
 
 
 def name_of(runs: Sequence[Run]) -> str:
@@ -101,16 +99,13 @@ def shown(value: float, sign: str = "") -> str:
     return f"{value:{sign}.5g}" if isinstance(value, float) else f"{value:{sign}}"
 
 
-def print_table(console: Console, title: str, runs: Sequence[Run], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left")
-    table.add_column("", overflow="fold")
-    for run in runs:
-        table.add_column(run.name, overflow="fold", justify="right")
-    if rows and len(rows[0]) > len(runs) + 1:
-        table.add_column("difference", justify="right")
+def print_table(title: str, runs: Sequence[Run], rows: Sequence[Sequence[str]]) -> None:
+    with_difference = bool(rows) and len(rows[0]) > len(runs) + 1
+    headings = [*(run.name for run in runs), *(["difference"] * with_difference)]
+    table = Table(title, [""], numbers=headings, whole=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    console().print(table)
 
 
 def write_csv(

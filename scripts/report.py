@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.terminal import say
 
 # What makes the page is imported after the arguments are read: it imports torch.
 
@@ -19,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory, or that of a sweep's job")
     options = parser.parse_args(arguments)
     try:
-        print(f"Report: {remake(options.run)}")
+        say(f"Report: {remake(options.run)}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         sys.exit(2)
 
 

@@ -68,8 +68,11 @@ ROWS = {
     ),
     "names": Row(
         "names of any characters are kept apart and harmless",
-        "classes, files, paths with brackets, quotes, newlines, right-to-left text, formulas",
-        (f"{TESTS}/test_overrides.py", f"{TESTS}/launch/test_paths.py", "tests/callbacks/test_confusion_matrix.py"),
+        "classes, files, paths with brackets, quotes, newlines, right-to-left text, formulas, escape sequences",
+        (
+            *(f"{TESTS}/test_overrides.py", f"{TESTS}/launch/test_paths.py", f"{TESTS}/test_terminal.py"),
+            "tests/callbacks/test_confusion_matrix.py",
+        ),
     ),
     "determinism": Row(
         "one seed gives one result, whatever watches the training",

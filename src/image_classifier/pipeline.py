@@ -37,6 +37,7 @@ from image_classifier.engine.runs import prediction_page, predictions, summary
 from image_classifier.engine.runs.files import write_json
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.sweeps.objectives import objective_values
+from image_classifier.engine.terminal import say
 from image_classifier.engine.training.fitting import fit, test
 
 __all__ = ["evaluate", "export", "load_run", "predict", "train"]
@@ -135,7 +136,7 @@ def predict(cfg: DictConfig) -> None:
     )
     predictions.write(found, output, Path(cfg.paths.run_dir))
     if page := prediction_page.write_page(found, pictures, Path(cfg.paths.run_dir), command_line()):
-        print(f"Report: {page}", flush=True)
+        say(f"Report: {page}")
     predictions.check_all_read(pictures.unreadable, len(paths), output)
 
 
@@ -162,7 +163,7 @@ def export(cfg: DictConfig) -> None:
     images = first_images(batches, cfg.check_images)
     network = PixelsToProbabilities(model, recipe["mean"], recipe["std"])
     for path in paths:
-        print(export_network(network, images, path, export_metadata(recipe)), flush=True)
+        say(export_network(network, images, path, export_metadata(recipe)))
 
 
 def finish_run(cfg: DictConfig, trainer: pl.Trainer, metrics: dict[str, float], results: Results) -> None:

@@ -13,6 +13,7 @@ from image_classifier.engine.confusion.counts import ConfusionCounts
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.loggers.base import group_curves, log_image, log_matrix, log_matrix_chart, log_scalars
 from image_classifier.engine.runs.results import Results
+from image_classifier.engine.terminal import say
 from image_classifier.engine.training.stages import Outputs, StageCallback, ignored_label
 
 CHART_CLASSES = 15  # most confused classes in the interactive chart of a matrix above `max_cells`
@@ -159,7 +160,7 @@ class ConfusionMatrixCallback(StageCallback):
         """Print a message the first time."""
         if message not in self.said:
             self.said.add(message)
-            print(f"Confusion matrix: {message}", flush=True)
+            say(f"Confusion matrix: {message}")
 
     def state_dict(self) -> dict[str, Any]:
         """The chosen cells, so that a resumed run logs the same keys."""

@@ -11,7 +11,10 @@ from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.text import Text
+from rich.text import Text  # its parts have been made printable
+
+from image_classifier.engine.terminal import printable, say
+from image_classifier.engine.terminal_tables import console, name
 
 SHORTEST_BAR, LONGEST_BAR = 8, 40  # columns
 
@@ -28,7 +31,7 @@ class Line(NamedTuple):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         known = math.isfinite(self.total)
         count = f"{self.done:>{len(str(int(self.total)))}}/{int(self.total)}" if known else str(self.done)
-        wanted = [f"{name} {shown(value)}" for name, value in self.metrics.items()]
+        wanted = [printable(f"{metric} {shown(value)}") for metric, value in self.metrics.items()]
         if self.done and self.seconds:
             wanted.append(f"{self.done / self.seconds:.3g} it/s")
             if known and self.done < self.total:
@@ -79,9 +82,9 @@ class ProgressBar(LightningProgressBar):
         self.stage_start = monotonic()
         self.next_update = 0.0
         if self.live is None and self.enabled and self.refresh_rate and sys.stdout.isatty():
-            console = Console()
-            if not console.is_dumb_terminal:
-                self.live = Live(console=console, auto_refresh=False, transient=True)
+            terminal = console()
+            if not terminal.is_dumb_terminal:
+                self.live = Live(console=terminal, auto_refresh=False, transient=True)
                 self.live.start()
 
     def draw(self, stage: str, done: int, total: float) -> None:
@@ -125,9 +128,9 @@ class ProgressBar(LightningProgressBar):
         values = [f"{name} {shown(metrics[name])}" for name in fresh]
         text = "  ".join([self.epoch_of(finished[0]), *values, f"{finished[1]:.1f} s"])
         if self.live is None:
-            print(text, flush=True)
+            say(text)
         else:
-            self.live.console.print(Text(text), no_wrap=True, overflow="ellipsis")
+            self.live.console.print(name(text), no_wrap=True, overflow="ellipsis")
 
     # What Lightning calls.
 

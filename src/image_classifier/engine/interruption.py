@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from image_classifier.engine.terminal import say
+
 SIGNALS = ("SIGINT", "SIGTERM")
 SLURM_SIGNALS = ("SIGUSR1",)  # by convention the warning before the end: sbatch --signal=USR1@60
 SAME = 2.0  # seconds; srun and torchrun pass a signal on to processes that have got it from the terminal already
@@ -85,14 +87,14 @@ def on_signal(number: int, frame: Any = None) -> None:
         state.asked, state.when = number, now
         if state.holds:
             name = signal.Signals(number).name
-            say(f"{name}: ending after this step, the running validation, or the imports; again: at once")
+            say_past_buffers(f"{name}: ending after this step, the running validation, or the imports; again: at once")
             return
     elif now - state.when < SAME:
         return
     raise Interrupted(state.asked)
 
 
-def say(text: str) -> None:
+def say_past_buffers(text: str) -> None:
     """Print a line past Python's buffers, which the interrupted code may be writing to; once for all processes."""
     with contextlib.suppress(OSError):
         if os.environ.get("RANK", "0") == "0":
@@ -152,7 +154,7 @@ def command(silent: bool = False) -> Iterator[None]:
         advice, state.advice = state.advice, None
         atexit.register(logging.disable, logging.CRITICAL)  # the first at the end: torch logs statistics there
         if not silent:
-            print(f"Interrupted by {stop}. {advice() if advice else ''}".strip(), file=sys.stderr, flush=True)
+            say(f"Interrupted by {stop}. {advice() if advice else ''}".strip(), sys.stderr)
         sys.exit(stop.status)
 
 

@@ -13,17 +13,23 @@ from typing import Any
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-class Line:
-    """Has a `csv.writer` return the lines that it makes."""
+class Lines(list[str]):
+    """What `writer_of` writes: lines that end with a newline alone."""
 
-    write = staticmethod(str)
+    def write(self, line: str) -> None:
+        self.append(f"{line[:-2]}\n")
+
+
+def writer_of(lines: Lines) -> Any:
+    """A CSV writer that quotes a carriage return, as Python 3.11 and 3.12 do only where lines end with one."""
+    return csv.writer(lines, lineterminator="\r\n")
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Rows as CSV."""
-    writer = csv.writer(Line(), lineterminator="\r\n")  # so that Python 3.11 and 3.12 quote a carriage return, too
-    lines: Iterator[Any] = (writer.writerow([cell_for_sheet(cell) for cell in row]) for row in rows)
-    return "".join(f"{line[:-2]}\n" for line in lines)
+    lines = Lines()
+    writer_of(lines).writerows([cell_for_sheet(cell) for cell in row] for row in rows)
+    return "".join(lines)
 
 
 def read_rows(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from image_classifier.engine.terminal import printable
+
 LOG_RATIO = 8  # values that span more than this are drawn on a logarithmic axis
 CLOSEST_TICKS = 0.15  # values that lie apart by this share of the axis are all written at it
 STYLES = {"finished": {"color": "#1f77b4", "marker": "o"}, "pruned": {"color": "#d62728", "marker": "x"}}
@@ -41,7 +43,7 @@ def draw_sweep(jobs: Sequence[Job], settings: Sequence[str], objectives: Mapping
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(objectives), len(settings), squeeze=False, sharey="row")
     for row, name in zip(panels, objectives, strict=True):
-        row[0].set_ylabel(name)
+        row[0].set_ylabel(printable(name), parse_math=False)
         for axes, key in zip(row, settings, strict=True):
             draw_panel(axes, [job for job in jobs if name in job.metrics and key in job.settings], key, name)
     if any(job.state == "pruned" for job in jobs):
@@ -50,7 +52,7 @@ def draw_sweep(jobs: Sequence[Job], settings: Sequence[str], objectives: Mapping
 
 
 def draw_panel(axes: Axes, jobs: Sequence[Job], key: str, name: str) -> None:
-    axes.set_xlabel(key)
+    axes.set_xlabel(printable(key), parse_math=False)
     axes.grid(alpha=0.3)
     texts = sorted({job.settings[key] for job in jobs}, key=lambda text: (is_number(text) and float(text), text))
     numbers = [float(text) for text in texts if is_number(text)]
@@ -61,7 +63,8 @@ def draw_panel(axes: Axes, jobs: Sequence[Job], key: str, name: str) -> None:
         if chosen:
             axes.scatter(places, [job.metrics[name] for job in chosen], alpha=0.75, label=state, **style)  # type: ignore[arg-type]
     if not numeric:
-        axes.set_xticks(range(len(texts)), texts, rotation=30 if sum(map(len, texts)) > 24 else 0)
+        shown = [printable(text) for text in texts]  # matplotlib has no picture of a control, and says so
+        axes.set_xticks(range(len(texts)), shown, rotation=30 if sum(map(len, shown)) > 24 else 0, parse_math=False)
         axes.set_xlim(-0.5, max(len(texts), 1) - 0.5)
         return
     logarithmic = numbers[0] > 0 and numbers[-1] / numbers[0] > LOG_RATIO

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.terminal import say
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -65,7 +66,7 @@ def ensure_files(raw_dir: Path, dataset: str) -> None:
         for left_by_a_killed_process in raw_dir.glob(".fetching-*"):
             shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
         for name, fetch in sources:
-            print(f"Getting {dataset} from {name} ...", flush=True)
+            say(f"Getting {dataset} from {name} ...")
             try:
                 with tempfile.TemporaryDirectory(dir=raw_dir, prefix=".fetching-") as staging:
                     fetch(Path(staging), dataset)
@@ -77,9 +78,9 @@ def ensure_files(raw_dir: Path, dataset: str) -> None:
             except (OSError, subprocess.SubprocessError) as error:
                 failures.append(f"{name}: {error}")
     raise UserError(
-        f"could not get {dataset}. Tried:\n  - "
-        + "\n  - ".join(failures)
-        + f"\nPut the files {', '.join(FILES)} (uncompressed) into {raw_dir} by hand, "
+        f"could not get {dataset}. Tried: "
+        + "; ".join(" ".join(failure.split()) for failure in failures)
+        + f". Put the files {', '.join(FILES)} (uncompressed) into {raw_dir} by hand, "
         "or train on generated images: data=synthetic"
     )
 

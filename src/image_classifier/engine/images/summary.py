@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from image_classifier.engine.images.pictures import Facts
 from image_classifier.engine.images.reading import digest
+from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal_tables import Table, console, name
 
 FEW = 20  # training images of a class: below, its figures are mostly chance
 IMBALANCE = 10  # largest class : smallest class
@@ -188,22 +187,19 @@ def same_content(
 
 def print_summary(summary: DataSummary) -> None:
     """Show a summary on the terminal."""
-    console = Console(highlight=False, markup=False, emoji=False)  # names mean what they say
-    console.print(Text(f"Data: {summary.source}", style="italic"), soft_wrap=True)
-    console.print(class_table(summary))
+    terminal = console()
+    terminal.print(name(f"Data: {summary.source}", "italic"), soft_wrap=True)
+    terminal.print(class_table(summary))
     for line in lines(summary):
-        console.print(Text(line), soft_wrap=True)
+        say(line)
     for warning in warnings(summary):  # the others were told when the images were read
-        console.print(Text(f"warning: {warning}"), style="yellow", soft_wrap=True)
+        terminal.print(name(f"warning: {warning}", "yellow"), soft_wrap=True)
 
 
 def class_table(summary: DataSummary) -> Table:
     """Images of each class in each part; of many classes the largest and the smallest."""
     parts = list(summary.counts)
-    table = Table()
-    table.add_column("class")
-    for part in parts:
-        table.add_column(part, justify="right")
+    table = Table(None, ["class"], numbers=parts)
     labels = list(range(len(summary.class_names)))
     if len(labels) > CLASSES_SHOWN:
         labels.sort(key=lambda label: -summary.counts[parts[0]][label])
@@ -211,7 +207,7 @@ def class_table(summary: DataSummary) -> Table:
     for position, label in enumerate(labels):
         if len(labels) <= CLASSES_SHOWN or position < half or position >= len(labels) - half:
             counts = [str(summary.counts[part][label]) for part in parts]
-            table.add_row(Text(summary.class_names[label]), *counts)
+            table.add_row(summary.class_names[label], *counts)
         elif position == half:
             table.add_row(f"... {len(labels) - CLASSES_SHOWN} more", *[""] * len(parts))
     table.add_section()
@@ -242,4 +238,4 @@ def lines(summary: DataSummary) -> list[str]:
 @rank_zero_only
 def tell(message: str) -> None:
     """Print a line, once whatever the number of processes."""
-    print(message, flush=True)
+    say(message)

@@ -20,6 +20,7 @@ from image_classifier.engine.images.pictures import (
     find_pictures,
     read_picture,
 )
+from image_classifier.engine.terminal import say
 
 BATCHES_AHEAD = 2  # decoded while one is classified
 
@@ -35,7 +36,7 @@ def input_pictures(pattern: str) -> list[Path]:
         skipped: Counter[str] = Counter()
         paths = find_pictures(path, skipped)
         if told := describe_skipped(skipped):
-            print(f"{len(paths)} pictures in {path}; {told}", flush=True)
+            say(f"{len(paths)} pictures in {path}; {told}")
     elif path.is_file():
         paths = [path]
     else:
@@ -116,7 +117,7 @@ class PictureBatches:
                 images.append(future.result())
                 self.decoded.append(index)
             except UserError as error:
-                print(f"skipped: {error}", file=sys.stderr)
+                say(f"skipped: {error}", sys.stderr)
                 self.unreadable.append(self.paths[index])
             bar.advance(task)
         if images:

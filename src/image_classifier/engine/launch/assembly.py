@@ -29,6 +29,7 @@ from image_classifier.engine.loggers.base import RunLogger
 from image_classifier.engine.loggers.resumption import MarkLoggers
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.secrets import hidden
+from image_classifier.engine.terminal import say
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from image_classifier.engine.training.checkpoint_contents import CheckpointContents
 from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
@@ -148,7 +149,7 @@ def without_leftovers(settings: dict[str, Any], setting: str, trusted: Sequence[
         )
     unknown = [key for key in unknown if settings[key] is not None]
     if told := [key for key in unknown if key != "ignore_index"]:
-        print(f"{settings['_target_']} has no {', '.join(told)}: left out of {setting}", flush=True)
+        say(f"{settings['_target_']} has no {', '.join(told)}: left out of {setting}")
     return {key: value for key, value in settings.items() if key in parameters or key.startswith("_")}
 
 
@@ -245,5 +246,5 @@ def suitable(callbacks: list[pl.Callback], settings: DictConfig, logs: bool) -> 
         for callback in callbacks:
             if isinstance(callback, BestCheckpoint):
                 callback.monitor = None
-        print("No validation (trainer.limit_val_batches=0): best.ckpt is the last epoch, nothing stops early")
+        say("No validation (trainer.limit_val_batches=0): best.ckpt is the last epoch, nothing stops early")
     return [callback for callback in callbacks if not isinstance(callback, idle)]

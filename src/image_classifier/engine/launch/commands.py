@@ -35,6 +35,7 @@ from image_classifier.engine.overrides import prepare, swept_keys
 from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.secrets import check_secrets, hidden_overrides
 from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
+from image_classifier.engine.terminal import say
 
 Task = Callable[[DictConfig], Any]
 
@@ -127,7 +128,7 @@ def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: 
         import_once(load)  # before the clock of the first job starts
         return run_job(cfg, check_and_work)
     if chosen := hydra_cfg.runtime.choices.get("sweep"):
-        print(f"One run only: add -m to sweep over what sweep={chosen} says", file=sys.stderr)
+        say(f"One run only: add -m to sweep over what sweep={chosen} says", sys.stderr)
     try:
         return check_and_work(cfg)
     except UserError as error:
@@ -144,7 +145,7 @@ def stop_if_wrong(cfg: DictConfig) -> None:
 
 
 def stop(error: UserError) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    say(f"error: {error}", sys.stderr)
     sys.exit(2)
 
 

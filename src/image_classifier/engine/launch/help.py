@@ -16,6 +16,7 @@ from image_classifier.engine.launch.choices import CHOICE, split_options
 from image_classifier.engine.launch.yaml_comments import comments, groups, option_files, read_config_file
 from image_classifier.engine.overrides import written
 from image_classifier.engine.project import CONFIG_DIR
+from image_classifier.engine.terminal import printable
 
 NO_CHOICES = ("hydra", "paths", "trusted", "local")  # one option each, or Hydra's own
 COLUMN = 42  # where comments begin
@@ -50,7 +51,7 @@ def print_help(config_name: str, arguments: Sequence[str]) -> None:
     choices = dict(cfg.hydra.runtime.choices) | several_options(overrides)
     del cfg.hydra
     try:
-        print("\n".join(help_lines(Path(CONFIG_DIR), config_name, cfg, choices, style, width)), flush=True)
+        print("\n".join(help_lines(Path(CONFIG_DIR), config_name, cfg, choices, style, width)), flush=True)  # noqa: T201  # `paint` has made its parts printable
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -108,6 +109,7 @@ def help_lines(
 
 def paint(parts: Iterable[tuple[str, str]], end: str, width: int | None) -> str:
     """A line of coloured parts, cut off with an ellipsis where the terminal ends."""
+    parts = [(color, printable(text)) for color, text in parts]
     text = "".join(text for _, text in parts).rstrip()
     room = len(text) if width is None or len(text) <= width else width - 1
     painted = ""

@@ -18,6 +18,7 @@ from image_classifier.engine.launch.refusals import work_begins
 from image_classifier.engine.overrides import quoted
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.secrets import hidden, hidden_override, hidden_overrides
+from image_classifier.engine.terminal import say
 
 LOCK = ".lock"
 # What lies in a directory before a training, a test or a prediction begins; with anything else in it, it is kept.
@@ -132,7 +133,7 @@ def lock(directory: Path) -> None:
 
 
 def refuse(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", sys.stderr)
     sys.exit(2)
 
 

@@ -16,6 +16,7 @@ from image_classifier.engine.launch.resume import flatten
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.provenance import git_commit
 from image_classifier.engine.secrets import hidden
+from image_classifier.engine.terminal import say
 from image_classifier.engine.training.precision import fastest_precision
 
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -66,7 +67,7 @@ def settle_precision(cfg: DictConfig, model: pl.LightningModule, recipe: dict[st
     if cfg.trainer.precision == "auto":
         with open_dict(cfg):
             cfg.trainer.precision = fastest_precision(model, cfg.data.batch_size, cfg.trainer.accelerator)
-        print(f"Precision: {cfg.trainer.precision} (chosen by trainer.precision=auto)")
+        say(f"Precision: {cfg.trainer.precision} (chosen by trainer.precision=auto)")
         save_config(cfg)
     recipe["precision"] = cfg.trainer.precision
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from image_classifier.engine.terminal import say
+
 # Lines that say nothing, or that would be wrong advice: a mistyped key is not cured by `+`.
 NOISE = re.compile(
     r"\s*(To append to your config|full_key:|object_type=|See https?:|Set the environment variable|provider=|"
@@ -31,7 +33,8 @@ def work_begins() -> bool:
         return False
     held, composing.errors = composing.errors.getvalue(), None
     sys.stderr = composing.terminal
-    print(held, end="", file=sys.stderr)
+    for line in held.splitlines():
+        say(line, sys.stderr)
     return True
 
 
@@ -48,12 +51,13 @@ def refusals_in_short() -> Iterator[None]:
         if refused:
             composing.errors = None
             sys.stderr = composing.terminal
-            print(f"error: {shortened(held)}", file=sys.stderr)
+            for line in f"error: {shortened(held)}".splitlines():
+                say(line, sys.stderr)
             sys.exit(2)
         if end.code == 2 and held.startswith("usage: "):  # argparse, of an option that there is not
             composing.errors = None
             sys.stderr = composing.terminal
-            print(f"error: {held.strip().splitlines()[-1].partition(' error: ')[2]}; see --help", file=sys.stderr)
+            say(f"error: {held.strip().splitlines()[-1].partition(' error: ')[2]}; see --help", sys.stderr)
         raise
     finally:
         work_begins()

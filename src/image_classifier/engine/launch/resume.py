@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.secrets import is_secret
+from image_classifier.engine.terminal import say
 
 # Of the settings of the data: those that change neither the images nor which of them are held out.
 FREE = (
@@ -57,7 +58,7 @@ def check_resumable(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
         )
     if told := [key for key in changes if key != "data.root"]:
         was = ", ".join(f"{key}={changes[key][1]} (was {changes[key][0]})" for key in told)
-        print(f"Going on with other settings than {cfg.ckpt_path}: {was}", flush=True)
+        say(f"Going on with other settings than {cfg.ckpt_path}: {was}")
 
 
 def adopt(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import yaml
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.overrides import PARSER, quoted
+from image_classifier.engine.terminal import say
 
 KEY = "resume"
 
@@ -45,7 +46,7 @@ def with_those_of_the_run(arguments: Sequence[str]) -> list[str]:
     if last.is_file():
         own.append(quoted("ckpt_path", str(last)))
     else:
-        print(f"No checkpoint in {directory} yet: the run starts anew", flush=True)
+        say(f"No checkpoint in {directory} yet: the run starts anew")
     return [*earlier, *typed, *own]
 
 

@@ -11,7 +11,9 @@ from lightning_fabric.loggers.logger import (
     _DummyExperiment,  # Lightning 2.6: what other processes get
 )
 
+from image_classifier.engine import terminal
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.terminal import printable
 
 CALL = 15.0  # seconds that a training waits for a call of a logger
 END = 22.0  # seconds that it waits for the end of a run of a logger
@@ -162,12 +164,8 @@ def reason_of(error: BaseException) -> str:
     return printable(lines[0][:200]) if lines else type(error).__name__
 
 
-def printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def say(text: str) -> None:
     try:
-        print(text, flush=True)
+        terminal.say(text)
     except OSError:
         return  # a full disk under the terminal's output, too

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.loggers.already import Already, Recent
 from image_classifier.engine.loggers.base import RunLogger, Table, table_rows
+from image_classifier.engine.terminal import say
 
 
 class TrackioLogger(RunLogger, Logger):
@@ -71,7 +72,7 @@ class TrackioLogger(RunLogger, Logger):
                     resume="allow",
                     **{"embed": False, "auto_log_gpu": False, "auto_log_cpu": False, **self.settings},
                 )
-            print(f"Trackio: .venv/bin/trackio show --project {self.project}", flush=True)
+            say(f"Trackio: .venv/bin/trackio show --project {self.project}")
         return self.run
 
     @rank_zero_only

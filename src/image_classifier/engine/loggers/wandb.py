@@ -25,6 +25,7 @@ from image_classifier.engine.loggers.already import Already, Recent
 from image_classifier.engine.loggers.base import RunLogger, Table, shortened
 from image_classifier.engine.loggers.guard import reason_of
 from image_classifier.engine.loggers.wandb_files import EarlierRun, earlier_run
+from image_classifier.engine.terminal import say
 
 # Seconds to wait for the server: before a run goes offline; while a run is opened; for the last upload. The whole start
 # takes less than 15, the end less than 30.
@@ -127,9 +128,9 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         self._experiment.define_metric("trainer/global_step")
         self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         if self.mode == "offline":
-            print(f"W&B logs offline ({reason}). Upload the run later with: {self.sync_command()}", flush=True)
+            say(f"W&B logs offline ({reason}). Upload the run later with: {self.sync_command()}")
         elif self.mode == "online":
-            print(f"W&B run: {self._experiment.url}", flush=True)
+            say(f"W&B run: {self._experiment.url}")
 
     def init(self) -> Any:
         """Open a run. What W&B's helper process says when it crashes goes to a file beside the run's."""

@@ -169,7 +169,8 @@ def read_matrix(run_dir: Path, stage: str) -> Matrix | None:
     """The counts of a stage: those that were saved, or else those of its predictions."""
     path = run_dir / "confusion_matrix" / f"{stage}.csv"
     if path.is_file():
-        header, *rows = read_rows(io.StringIO(path.read_text()))
+        text = path.read_bytes().decode()  # `read_text` would make a newline of a name's carriage return
+        header, *rows = read_rows(io.StringIO(text))
         return np.array([row[1:] for row in rows], dtype=np.int64), tuple(header[1:])
     table = read_table(run_dir, stage)
     return None if table is None else (table.counts(), table.class_names)

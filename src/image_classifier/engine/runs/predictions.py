@@ -10,9 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from image_classifier.engine.confusion.matrix import overall_metrics, to_csv
@@ -22,6 +19,8 @@ from image_classifier.engine.images.pictures import printable
 from image_classifier.engine.images.unlabelled import PictureBatches, true_classes
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.summary import confused_table
+from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal_tables import Table, console
 
 ROWS_SHOWN = 10
 
@@ -200,28 +199,25 @@ def write(predictions: Predictions, output: Path, run_dir: Path) -> None:
         run_dir: Where the confusion matrix goes, as `confusion_matrix/predict.csv` and `.png`.
     """
     WRITERS[output.suffix](predictions, output)
-    console = Console(emoji=False)
-    console.print(first_rows(predictions))
+    console().print(first_rows(predictions))
     counts = predictions.counts()
     if counts is not None:
-        write_matrix(counts, predictions, run_dir / "confusion_matrix", console)
-    say(console, f"All predictions: {output}")
+        write_matrix(counts, predictions, run_dir / "confusion_matrix")
+    say(f"All predictions: {output}")
 
 
 def first_rows(predictions: Predictions) -> Table:
     columns = predictions.fixed_columns()
-    table = Table(title=f"{len(predictions.files)} predictions", title_justify="left")
-    for column in columns:
-        table.add_column(Text(column))
+    table = Table(f"{len(predictions.files)} predictions", columns)
     for row in predictions.rows()[:ROWS_SHOWN]:
         cells = (row[column] for column in columns)
-        table.add_row(*(Text(f"{cell:.6f}" if isinstance(cell, float) else str(cell or "")) for cell in cells))
+        table.add_row(*(f"{cell:.6f}" if isinstance(cell, float) else cell or "" for cell in cells))
     if len(predictions.files) > ROWS_SHOWN:
         table.add_row("...")
     return table
 
 
-def write_matrix(counts: Tensor, predictions: Predictions, directory: Path, console: Console) -> None:
+def write_matrix(counts: Tensor, predictions: Predictions, directory: Path) -> None:
     from image_classifier.engine.figures.confusion_matrix import draw_confusion_matrix  # slow to import
 
     figures = overall_metrics(counts)
@@ -232,17 +228,12 @@ def write_matrix(counts: Tensor, predictions: Predictions, directory: Path, cons
     Image.fromarray(draw_confusion_matrix(counts, predictions.class_names, title=title)).save(picture, "PNG")
     write_atomically(directory / "predict.png", picture.getvalue())
     if int(counts.diagonal().sum()) < total:
-        console.print(confused_table(counts, tuple(predictions.class_names), limit=5))
+        console().print(confused_table(counts, tuple(predictions.class_names), limit=5))
     others = f" of {len(predictions.files)}" if total < len(predictions.files) else ""
     say(
-        console,
         f"Accuracy: {figures['accuracy']:.4f}, balanced {figures['balanced_acc']:.4f}, by the folders of "
-        f"{total}{others} pictures; matrix: {directory / 'predict.png'}",
+        f"{total}{others} pictures; matrix: {directory / 'predict.png'}"
     )
-
-
-def say(console: Console, message: str) -> None:
-    console.print(message, soft_wrap=True, highlight=False, markup=False)
 
 
 def check_all_read(unreadable: Sequence[Path], total: int, output: Path) -> None:

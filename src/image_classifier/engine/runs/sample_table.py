@@ -1,14 +1,12 @@
 """What a classifier said of each sample: the table `predictions/<stage>.csv` or `.parquet`, written and read."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from image_classifier.engine.confusion.tables import cell_for_sheet, read_rows
+from image_classifier.engine.confusion.tables import Lines, cell_for_sheet, read_rows, writer_of
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.runs.files import staged
 
@@ -70,8 +68,8 @@ def write_table(run_dir: Path, stage: str, table: SampleTable, form: Format = "c
 def csv_pieces(table: SampleTable) -> Iterator[str]:
     """The CSV file piece by piece. Numbers have as many digits as float32 needs to come back the same."""
     names = [*map(cell_for_sheet, table.class_names), ""]  # position -1 is the last one
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines = Lines()
+    writer = writer_of(lines)
     writer.writerow(COLUMNS)
     for start in range(0, max(len(table.samples), 1), ROWS_A_PIECE):
         rows = slice(start, start + ROWS_A_PIECE)
@@ -87,9 +85,8 @@ def csv_pieces(table: SampleTable) -> Iterator[str]:
                 strict=True,
             )
         )
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
+        yield "".join(lines)
+        lines.clear()
 
 
 def write_parquet(path: Path, table: SampleTable) -> None:

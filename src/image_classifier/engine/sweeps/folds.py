@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from image_classifier.engine.confusion.tables import csv_text, markdown_text
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.sweeps.jobs import Job
+from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal_tables import Table, console
 
 FOLD = "data.fold"
 SHOWN = ("val/acc", "val/loss", "test/acc", "test/loss")  # on the terminal
@@ -63,9 +63,9 @@ def report_folds(sweep_dir: Path, jobs: Sequence[Job]) -> None:
             write_matrix(sweep_dir / "folds" / name, validation)
         else:
             missing = sorted(set(range(validation.folds)) - validation.jobs.keys())
-            print(f"Folds without a finished job: {', '.join(map(str, missing))}; no matrix over all", file=sys.stderr)
+            say(f"Folds without a finished job: {', '.join(map(str, missing))}; no matrix over all", sys.stderr)
     show(rows)
-    print(f"Over all folds: {sweep_dir}/folds.md, .csv, folds/confusion_matrix*.csv, .png")
+    say(f"Over all folds: {sweep_dir}/folds.md, .csv, folds/confusion_matrix*.csv, .png")
 
 
 def cross_validations(jobs: Sequence[Job]) -> list[CrossValidation]:
@@ -120,26 +120,24 @@ def write_matrix(path: Path, validation: CrossValidation) -> None:
 
     files = [job.directory / "confusion_matrix" / "val.csv" for job in validation.jobs.values()]
     if not all(file.is_file() for file in files):
-        print("Folds without counts of their validation; no matrix over all", file=sys.stderr)
+        say("Folds without counts of their validation; no matrix over all", sys.stderr)
         return
-    matrices = [from_csv(file.read_text()) for file in files]
+    matrices = [from_csv(file.read_bytes().decode()) for file in files]
     counts: Tensor = sum(counts for counts, _ in matrices)  # type: ignore[assignment]
     names = matrices[0][1]
     write_atomically(path.with_suffix(".csv"), counts_to_csv(counts, names))
     accuracy = float(counts.diag().sum() / counts.sum().clamp(min=1))
     title = f"All {validation.folds} folds, {int(counts.sum())} images, accuracy {accuracy:.2%}"
     Image.fromarray(draw_confusion_matrix(counts, names, title=title)).save(path.with_suffix(".png"))
-    print(f"{validation.name}: {title}; balanced accuracy {overall_metrics(counts)['balanced_acc']:.2%}")
+    say(f"{validation.name}: {title}; balanced accuracy {overall_metrics(counts)['balanced_acc']:.2%}")
 
 
 def show(rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title="Over the folds", title_justify="left")
-    for heading in rows[0][:5]:
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("settings", "figure") else "right")
+    table = Table("Over the folds", rows[0][:2], numbers=rows[0][2:5], whole=True)
     for row in rows[1:]:
         if row[1] in SHOWN:
             table.add_row(*row[:2], *(shortened(cell) for cell in row[2:4]), row[4])
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    console().print(table)
 
 
 def shortened(figure: str) -> str:

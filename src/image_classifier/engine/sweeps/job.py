@@ -20,6 +20,7 @@ from image_classifier.engine.runs.files import write_json
 from image_classifier.engine.secrets import hidden_overrides
 from image_classifier.engine.sweeps.jobs import read_job, write_record
 from image_classifier.engine.sweeps.objectives import objective_values
+from image_classifier.engine.terminal import say
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def failures_in_one_line() -> Iterator[None]:
 
     def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if isinstance(error, JobError):
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
         else:
             before(kind, error, traceback)
 
@@ -69,7 +70,7 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], Any]) -> Any:
     with job_lock(directory):
         job = read_job(directory)
         if job is not None and job.done and sorted(job.overrides) == sorted(hidden_overrides(overrides)):
-            print(f"Finished earlier: {directory}", flush=True)  # not into the log file: the directory stays as it is
+            say(f"Finished earlier: {directory}")  # not into the log file: the directory stays as it is
             return objective_values(cfg, job.metrics)
         write_record(directory, overrides, state="running", reason="", pruned_after_epochs=None)
         start = time.perf_counter()

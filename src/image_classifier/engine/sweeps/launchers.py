@@ -15,6 +15,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 
 from image_classifier.engine.sweeps.job import JobError
 from image_classifier.engine.sweeps.jobs import claim_directory, write_record
+from image_classifier.engine.terminal import say
 
 
 class PatientLauncher(BaseSubmititLauncher):
@@ -26,10 +27,10 @@ class PatientLauncher(BaseSubmititLauncher):
         assert self.config is not None
         folder = str(self.config.hydra.launcher.submitit_folder)
         if found := re.search(r"%[^%]", folder.removesuffix("/%j")):
-            print(
+            say(
                 "error: expected a sweep directory without % because submitit replaces "
                 f"{found.group()} in it but found {self.config.hydra.sweep.dir}; choose another: hydra.sweep.dir=DIR",
-                file=sys.stderr,
+                sys.stderr,
             )
             sys.exit(2)
         launcher = self

@@ -10,8 +10,6 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 
 from image_classifier.engine.confusion.tables import csv_text, markdown_text
 from image_classifier.engine.errors import UserError
@@ -22,6 +20,8 @@ from image_classifier.engine.sweeps.job import JobError
 from image_classifier.engine.sweeps.jobs import Job, jobs_of
 from image_classifier.engine.sweeps.objectives import objectives
 from image_classifier.engine.sweeps.ranking import rank_jobs, swept_settings, table_rows
+from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal_tables import Table, console
 
 COMMANDS_SHOWN = 5  # a sweep with several objectives has several best jobs
 
@@ -35,7 +35,7 @@ class SweepReport(Callback):
         launcher = config.hydra.launcher._target_
         if launcher.startswith(f"{__package__}."):
             Plugins.instance().register(get_class(launcher))  # Hydra knows only what lies in `hydra_plugins`
-        print(f"Sweep directory: {Path(config.hydra.sweep.dir)}", flush=True)
+        say(f"Sweep directory: {Path(config.hydra.sweep.dir)}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         sweep_dir = Path(config.hydra.sweep.dir)
@@ -52,10 +52,10 @@ class SweepReport(Callback):
         undone = [job for job in jobs if not job.done]
         if undone:
             again = shlex.quote(quoted("hydra.sweep.dir", str(sweep_dir.absolute())))
-            print(
+            say(
                 f"{len(undone)} of {len(jobs)} jobs did not finish. The same command with {again} runs these again, "
                 "and only these.",
-                file=sys.stderr,
+                sys.stderr,
             )
             if isinstance(sys.exc_info()[1], JobError | None):
                 sys.exit(1)  # instead of the traceback of the first failed job; any other error is for Hydra to tell
@@ -90,7 +90,7 @@ def compare_jobs(sweep_dir: Path, ranked: Ranked) -> None:
         return
     unread = f"; the files of job {', '.join(unreadable)} cannot be read" if unreadable else ""
     title = f"Sweep {sweep_dir.resolve().name}: {len(runs)} of {len(ranked)} jobs, best first{unread}"
-    print(f"Comparison: {write_comparison(runs, sweep_dir / 'comparison.html', title)}")
+    say(f"Comparison: {write_comparison(runs, sweep_dir / 'comparison.html', title)}")
 
 
 def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], config_name: str) -> None:
@@ -98,19 +98,17 @@ def print_report(sweep_dir: Path, ranked: Ranked, goals: Mapping[str, str], conf
     wide = ("reason", "overrides")
     columns = [column for column in zip(*rows, strict=True) if column[0] not in wide and any(column[1:])]
     headings, *cells = zip(*columns, strict=True)
-    table = Table(title="Jobs, best first", title_justify="left")
-    for heading in shorten(headings):
-        table.add_column(heading, overflow="fold")
+    table = Table("Jobs, best first", shorten(headings), whole=True)
     for row in cells:
         table.add_row(*row)
-    Console(markup=False, emoji=False, highlight=False).print(table)  # a setting may hold brackets
+    console().print(table)
     for _, job in ranked:
         if job.reason:
-            print(f"Job {job.directory.name} {job.state}: {job.reason}")
+            say(f"Job {job.directory.name} {job.state}: {job.reason}")
     best = [job for rank, job in ranked if rank == 1]
     for job in best[:COMMANDS_SHOWN]:
-        print(f"Repeat job {job.directory.name}: {command_of_job(config_name, job.overrides)}")
-    print(f"Table and picture: {sweep_dir}/sweep_summary.md, .csv, .png")
+        say(f"Repeat job {job.directory.name}: {command_of_job(config_name, job.overrides)}")
+    say(f"Table and picture: {sweep_dir}/sweep_summary.md, .csv, .png")
 
 
 def shorten(headings: Sequence[str]) -> list[str]:

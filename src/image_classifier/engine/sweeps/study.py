@@ -14,6 +14,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from image_classifier.engine.sweeps.objectives import objectives
+from image_classifier.engine.terminal import say
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class OptunaStudy(Callback):
         try:
             study = existing_study(config)
         except InterpolationResolutionError as error:  # the URL cannot be made
-            print(f"error: {str(error).partition('interpolation: ')[2].splitlines()[0]}", file=sys.stderr)
+            say(f"error: {str(error).partition('interpolation: ')[2].splitlines()[0]}", sys.stderr)
             sys.exit(2)
         if study is None:
             return
@@ -37,7 +38,7 @@ class OptunaStudy(Callback):
         seed = OmegaConf.select(config, "hydra.sweeper.sampler.seed")
         if seed is not None:  # the same seed would draw the same trials again
             set_for_all_jobs(config, "hydra.sweeper.sampler.seed", (seed + len(study.trials)) % 2**32)
-        print(f"The study has {len(done)} trials; {config.hydra.sweeper.n_trials} are left to run", flush=True)
+        say(f"The study has {len(done)} trials; {config.hydra.sweeper.n_trials} are left to run")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if isinstance(sys.exc_info()[1], SystemExit):

@@ -10,6 +10,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from image_classifier.engine.terminal import say
+
 NUMBERED = "epoch_{epoch}_step_{step}"
 
 
@@ -139,7 +141,7 @@ class BestCheckpoint(ModelCheckpoint):
                 if not (place := path.with_name(f"{path.stem}_before_resume_{number}.ckpt")).exists()
             )
             path.rename(kept)
-            print(f"{path.name} is not of the run that is resumed at step {step}: kept as {kept.name}", flush=True)
+            say(f"{path.name} is not of the run that is resumed at step {step}: kept as {kept.name}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the scores of those earlier checkpoints that are here now."""
@@ -147,7 +149,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_k_models = {path: score for path, score in here.items() if Path(path).is_file()}
         if len(self.best_k_models) < len(here):
             gone = ", ".join(Path(path).name for path in here if path not in self.best_k_models)
-            print(f"Earlier checkpoints are gone ({gone}): the best is chosen from here on", flush=True)
+            say(f"Earlier checkpoints are gone ({gone}): the best is chosen from here on")
         if self.monitor is None:
             path = str(self.own_path(Path(state_dict["best_model_path"]).name))
             self.best_model_path = path if Path(path).is_file() else ""

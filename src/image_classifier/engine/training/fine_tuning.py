@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from image_classifier.engine.checkpoint import load_file
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.terminal import say
 from image_classifier.engine.training.parameter_groups import beginnings, matches
 
 SHOWN = 5  # names in a message
@@ -38,11 +39,10 @@ def init_from(net: nn.Module, path: str) -> None:
         f"{name} {shape_of(saved.get(name))}, here {shape_of(own[name])}" for name in own if name not in fitting
     ]
     unused = [name for name in saved if name not in own]
-    print(
+    say(
         f"Starting from {path}: {len(fitting)} of {len(own)} tensors"
         + (f"; new: {some(left_out)}" if left_out else "")
-        + (f"; not used: {some(unused)}" if unused else ""),
-        flush=True,
+        + (f"; not used: {some(unused)}" if unused else "")
     )
 
 

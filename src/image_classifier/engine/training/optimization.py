@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from image_classifier.engine.metric_modes import metric_mode
+from image_classifier.engine.terminal import say
 from image_classifier.engine.training.factories import Schedule, Span, make_optimizer, make_schedule, refit
 from image_classifier.engine.training.parameter_groups import parameter_groups
 
@@ -163,7 +164,7 @@ class Optimization(pl.Callback):
                 configs[0].scheduler, configs[0].interval, configs[0].frequency = schedule
             if trainer.is_global_zero:
                 rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
-                print(f"Resuming with changed settings of the optimizer or its schedule: rate {rates}", flush=True)
+                say(f"Resuming with changed settings of the optimizer or its schedule: rate {rates}")
         elif resumed["validated"] and self.seen is not None:
             for config in configs:  # the checkpoint was written between the validation and the look at it
                 if isinstance(config.scheduler, ReduceLROnPlateau):

@@ -30,6 +30,8 @@ from pytorch_lightning.trainer.connectors.logger_connector.result import _Result
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from image_classifier.engine.terminal import say
+
 WRITTEN_FOR = "2.6."
 STEP_HOOKS = (  # of callbacks and modules, in the order in which a step calls them
     "on_train_batch_start",
@@ -50,7 +52,7 @@ def take_shortcuts(trainer: pl.Trainer) -> None:
         trainer: Its results are those of Lightning's own loop, bit by bit: weights, states, metrics, logs, hooks.
     """
     if not pl.__version__.startswith(WRITTEN_FOR):
-        print(f"Shortcuts are left out: written for Lightning {WRITTEN_FOR}* but found {pl.__version__}", flush=True)
+        say(f"Shortcuts are left out: written for Lightning {WRITTEN_FOR}* but found {pl.__version__}")
         return
     loop = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = ShortLoop(trainer, loop.min_steps, loop.max_steps)  # as the Trainer makes its own
