@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
 from omegaconf import DictConfig
@@ -36,6 +37,13 @@ class SweepReport(Callback):
         if launcher.startswith(f"{__package__}."):
             Plugins.instance().register(get_class(launcher))  # Hydra knows only what lies in `hydra_plugins`
         say(f"Sweep directory: {Path(config.hydra.sweep.dir)}")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Let go of a job's configurations: Hydra's launcher keeps what each job returns until the sweep ends.
+
+        They took 0.25 MB a job (Hydra 1.4), and no sweeper reads them.
+        """
+        job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         sweep_dir = Path(config.hydra.sweep.dir)
