@@ -3,41 +3,34 @@
 Nothing here imports torch before the configuration is composed and checked: help and mistakes answer at once.
 """
 
-import atexit
 import functools
 import gc
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier.engine import interruption
 from image_classifier.engine.disk import writing_to
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import processes
-from image_classifier.engine.launch.checks import check_config
 from image_classifier.engine.launch.choices import check_choices
 from image_classifier.engine.launch.completion import asks_for_completion, complete
 from image_classifier.engine.launch.configuration import CONFIG_DIR
 from image_classifier.engine.launch.environment import read_environment
 from image_classifier.engine.launch.objects import EXECUTION_WHITELIST
 from image_classifier.engine.launch.output_directory import leave, remove_unused
-from image_classifier.engine.launch.refusals import refusals_in_short, work_begins
+from image_classifier.engine.launch.refusals import refusals_in_short
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
-from image_classifier.engine.overrides import prepare, swept_keys
+from image_classifier.engine.launch.work import Task, import_once, perform, stop
+from image_classifier.engine.overrides import prepare
 from image_classifier.engine.project import PROJECT_ROOT
-from image_classifier.engine.secrets import check_secrets, hidden_overrides
-from image_classifier.engine.sweeps.job import failures_in_one_line, run_job
-from image_classifier.engine.terminal import say
-
-Task = Callable[[DictConfig], Any]
+from image_classifier.engine.secrets import check_secrets
+from image_classifier.engine.sweeps.job import failures_in_one_line
 
 
 def command(config_name: str, load: Callable[[], None], *, one_process: bool = False) -> Callable[[Task], Callable]:
@@ -101,60 +94,3 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
         return start
 
     return decorate
-
-
-def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: bool) -> Any:
-    """Check a configuration and do the work on it, telling mistakes of the user's in one line."""
-
-    def check_and_work(cfg: DictConfig) -> Any:
-        try:
-            check_config(cfg)
-            OmegaConf.to_container(cfg, resolve=True)
-        except InterpolationResolutionError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"expected what ${{}} names in {error.full_key} to be there but found: {reason}") from None
-        if one_process and processes.number_of_processes(cfg.trainer) > 1:
-            raise UserError(
-                f"expected trainer.devices=1, for {task.__name__} runs in one process, but found {cfg.trainer.devices}"
-            )
-        return processes.run(task, cfg)
-
-    sys.argv[1:] = hidden_overrides(sys.argv[1:])  # Hydra has read them: loggers and messages copy them
-    hydra_cfg = HydraConfig.get()
-    is_first = work_begins()
-    if hydra_cfg.mode == RunMode.MULTIRUN:
-        if is_first:
-            stop_if_wrong(cfg)
-        import_once(load)  # before the clock of the first job starts
-        return run_job(cfg, check_and_work)
-    if chosen := hydra_cfg.runtime.choices.get("sweep"):
-        say(f"One run only: add -m to sweep over what sweep={chosen} says", sys.stderr)
-    try:
-        return check_and_work(cfg)
-    except UserError as error:
-        stop(error)
-
-
-def stop_if_wrong(cfg: DictConfig) -> None:
-    """End a sweep whose first job has a mistake that all will have; one in what is swept is that job's own."""
-    try:
-        check_config(cfg)
-    except UserError as error:
-        if not any(key in str(error) for key in swept_keys(sys.argv[1:])):
-            stop(error)
-
-
-def stop(error: UserError) -> NoReturn:
-    say(f"error: {error}", sys.stderr)
-    sys.exit(2)
-
-
-@functools.cache
-def import_once(load: Callable[[], None]) -> None:
-    """Import what the work needs; garbage collection, off since the start, then looks at it no more."""
-    with interruption.held():  # torch goes on with half of numpy where an import of it was interrupted
-        load()
-    if not gc.isenabled():
-        gc.freeze()  # libraries stay: else each full collection looks at all their objects, for 0.2 s
-        atexit.register(gc.unfreeze)  # else triton takes them for leaks and says so at the end
-        gc.enable()
