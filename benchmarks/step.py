@@ -88,17 +88,8 @@ def bare_environment() -> Iterator[None]:
 WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "the short loop": lambda: patch.object(shortcuts, "make_plan", lambda trainer: None),
     "sparing the optimizer a search for a driver": lambda: patch.object(shortcuts, "look_for_no_driver", lambda: None),
-    "leaving out checkpoints that wait for the end of the epoch": lambda: patch.object(
-        shortcuts, "idle", lambda callback, hook: False
-    ),
-    "asking for the rates only in steps that are logged": lambda: patch.object(
-        shortcuts.ShortLoop, "logs_now", lambda self: True
-    ),
     "collecting logged values only when one has changed": lambda: patch.object(
         shortcuts.LoggedValues, "changed", property(lambda self: True, lambda self, value: None)
-    ),
-    "leaving tensors alone that are on the device": lambda: patch.object(
-        shortcuts, "lies_on", lambda device, part: False
     ),
     "losses not divided by one": lambda: patch.object(
         shortcuts, "result_of", shortcuts.ClosureResult.from_training_step_output

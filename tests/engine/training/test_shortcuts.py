@@ -661,8 +661,6 @@ REPLACED = [
     _LoggerConnector,
     _ResultCollection,
     _PrefetchDataFetcher,
-    ModelCheckpoint.on_train_batch_end,
-    LearningRateMonitor.on_train_batch_start,
     call,
 ]
 
@@ -670,4 +668,4 @@ REPLACED = [
 def test_lightnings_code_is_that_which_is_replaced() -> None:
     """When this fails, Lightning has changed: compare its code with shortcuts.py, then write down the new digest."""
     sources = "".join(inspect.getsource(part) for part in REPLACED)
-    assert hashlib.sha256(sources.encode()).hexdigest()[:16] == "80ce1f2c745a6324"
+    assert hashlib.sha256(sources.encode()).hexdigest()[:16] == "d37938306f3cb176"

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.core.hooks import DataHooks
 from pytorch_lightning.loops.fetchers import _PrefetchDataFetcher, _profile_nothing
 from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult
@@ -77,7 +76,6 @@ class Plan(NamedTuple):
     takes_index: bool  # whether `training_step` wants the index of the batch
     before_transfer: Callable[..., Any] | None
     transfer: Callable[..., Any]
-    own_transfer: bool  # and so always called; Lightning's leaves tensors alone that are on the device already
     after_transfer: Callable[..., Any] | None
     device: torch.device
     context: AbstractContextManager[Any]  # of the training step: autocast, or nothing
@@ -200,8 +198,7 @@ class ShortLoop(_TrainingEpochLoop):
         plan = self.plan
         if plan.before_transfer is not None:
             batch = plan.before_transfer(batch, 0)
-        if plan.own_transfer or type(batch) is not tuple or not all(lies_on(plan.device, part) for part in batch):
-            batch = plan.transfer(batch, plan.device, 0)
+        batch = plan.transfer(batch, plan.device, 0)
         return batch if plan.after_transfer is None else plan.after_transfer(batch, 0)
 
     def optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -302,10 +299,6 @@ def result_of(output: Any) -> ClosureResult:
     return ClosureResult.from_training_step_output(output)
 
 
-def lies_on(device: torch.device, part: Any) -> bool:
-    return type(part) is Tensor and part.device == device
-
-
 def make_plan(trainer: Any) -> Plan | None:
     """The plan of an epoch, or None where something is not as usual."""
     module: Any = trainer.lightning_module
@@ -334,7 +327,6 @@ def make_plan(trainer: Any) -> Plan | None:
         takes_index=is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2),
         before_transfer=own.get("on_before_batch_transfer"),
         transfer=own.get("transfer_batch_to_device", module.transfer_batch_to_device),
-        own_transfer="transfer_batch_to_device" in own,
         after_transfer=own.get("on_after_batch_transfer"),
         device=strategy.root_device,
         context=precision.autocast_context_manager() if mixed else nullcontext(),
@@ -345,31 +337,13 @@ def make_plan(trainer: Any) -> Plan | None:
 def overridden_hooks(trainer: Any) -> dict[str, list[Callable[..., Any]]]:
     """The hooks of a step that callbacks and then the module override, ready to be called, by name."""
     module = trainer.lightning_module
-    hooks = {}
+    hooks: dict[str, list[Callable[..., Any]]] = {}
     for name in STEP_HOOKS:
         callbacks = [callback for callback in trainer.callbacks if overrides(callback, name, pl.Callback)]
-        hooks[name] = [hook_of(callback, name, trainer) for callback in callbacks if not idle(callback, name)]
+        hooks[name] = [partial(getattr(callback, name), trainer, module) for callback in callbacks]
         if name != "on_train_batch_start" and overrides(module, name, pl.LightningModule):
             hooks[name].append(getattr(module, name))
     return hooks
-
-
-def idle(callback: Any, hook: str) -> bool:
-    """Whether a hook returns at once in every step: a checkpoint that is written at the end of epochs only."""
-    return (
-        getattr(type(callback), hook) is ModelCheckpoint.on_train_batch_end
-        and callback._every_n_train_steps == 0
-        and callback._train_time_interval is None
-    )
-
-
-def hook_of(callback: pl.Callback, hook: str, trainer: Any) -> Callable[..., Any]:
-    """A hook that wants no trainer and no module any more; that of the rates only where something is logged."""
-    bound = partial(getattr(callback, hook), trainer, trainer.lightning_module)
-    if getattr(type(callback), hook) is not LearningRateMonitor.on_train_batch_start:
-        return bound
-    logs_now = trainer.fit_loop.epoch_loop.logs_now
-    return lambda *arguments: bound(*arguments) if logs_now() else None
 
 
 def overrides(thing: Any, hook: str, base: type) -> bool:
