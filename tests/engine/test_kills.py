@@ -27,7 +27,7 @@ FILES = ("data=image_folder", "data.root=PICTURES", "data.image_size=8", "data.i
 EMA = "+callbacks.averaging={_target_: pytorch_lightning.callbacks.EMAWeightAveraging, decay: 0.9}"
 CASES = {
     "dropout": (*SYNTHETIC, *DROPOUT),
-    "stochastic depth": (*SYNTHETIC, "model=timm", "model.net.name=resnet10t"),
+    "stochastic depth": (*SYNTHETIC, "model=timm", "model.net.name=test_resnet"),
     "averaging": (*SYNTHETIC, *DROPOUT, EMA),
     "two validations an epoch": (*SYNTHETIC, *DROPOUT, "+trainer.val_check_interval=0.5"),
     "files, two workers": (*FILES, *DROPOUT, "data.num_workers=2"),
