@@ -91,6 +91,23 @@ class RemoveAt(At):
         shutil.rmtree(run_dir)
 
 
+class Leaks(pl.Callback):
+    """Says what it was given where it should not.
+
+    Args:
+        moment: init or fit.
+        token: What it says.
+    """
+
+    def __init__(self, moment: str, token: str) -> None:
+        self.token = token
+        if moment == "init":
+            raise ValueError(f"the token {token} is refused")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise RuntimeError(f"the token {self.token} is refused")
+
+
 class Usage(pl.Callback):
     """Appends what the process takes after each epoch, or each training, to a file: memory, open files, threads.
 

@@ -15,18 +15,30 @@ CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 CONTROLS_BUT_LINES = re.compile(f"(?![\n\t]){CONTROLS.pattern}")
 
 
+SHORTEST = 5  # characters of a secret that is looked for: shorter ones would be found in other words
+secrets: set[str] = set()  # values that settings named like secrets have in this process: nothing shows them
+HIDDEN = "***"  # stands for one; Hydra's grammar takes it without quotes
+
+
+def without_secrets(text: str) -> str:
+    """A text, such as a library's message, without the secrets of this process in it."""
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
 def escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape").decode("ascii")
 
 
 def printable(text: Any) -> str:
     """A text of one line, in which each character that would act on a terminal is shown as `\\x1b` or the like."""
-    return CONTROLS.sub(escaped, str(text))
+    return CONTROLS.sub(escaped, without_secrets(str(text)))
 
 
 def printable_lines(text: Any) -> str:
     """The same of a text that somebody else has put in lines, such as a traceback."""
-    return CONTROLS_BUT_LINES.sub(escaped, str(text))
+    return CONTROLS_BUT_LINES.sub(escaped, without_secrets(str(text)))
 
 
 def say(message: Any, stream: TextIO | None = None) -> None:

@@ -29,7 +29,7 @@ from image_classifier.engine.launch.resume_directory import with_those_of_the_ru
 from image_classifier.engine.launch.work import Task, import_once, perform, stop
 from image_classifier.engine.overrides import prepare
 from image_classifier.engine.project import PROJECT_ROOT
-from image_classifier.engine.secrets import check_secrets
+from image_classifier.engine.secrets import check_secrets, secrets_kept
 from image_classifier.engine.sweeps.job import failures_in_one_line
 
 
@@ -52,7 +52,8 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
             if cfg is not None:
                 import_once(load)
                 output = OmegaConf.select(cfg, "output")
-                with writing_to(Path(OmegaConf.select(cfg, "paths.run_dir") or "."), Path(output) if output else None):
+                run_dir = Path(OmegaConf.select(cfg, "paths.run_dir") or ".")
+                with writing_to(run_dir, Path(output) if output else None), secrets_kept(cfg):
                     return task(cfg)
             logging.raiseExceptions = False  # a log file on a full disk: that is told by whoever else writes there
             if "shortcuts=false" not in sys.argv:
