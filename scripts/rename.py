@@ -23,6 +23,7 @@ OLD_TITLE = OLD_PACKAGE.replace("_", " ").capitalize()
 ORIGIN = ".template.json"  # which commit of the template a project was made from; `make update` reads it
 FOLDERS = {"outputs", "data", "venv", "build", "dist"}  # that are or may come to be in the project
 OF_THE_TEMPLATE = re.compile(r"<!-- yours: (.*?) -->\n.*?<!-- /yours -->", re.DOTALL)
+FOR_CLONERS_OF_IT = re.compile(r"<!-- template -->\n.*?<!-- /template -->\n", re.DOTALL)  # says nothing to a project
 
 
 def main() -> None:
@@ -147,7 +148,8 @@ def remember_old_name(name: str) -> None:
 
 def put_placeholders() -> None:
     """Say what is to be written in place of what describes the template."""
-    for page in ("README.md", "CHANGELOG.md"):
+    for page in ("README.md", "CHANGELOG.md", "SECURITY.md"):
+        replace(ROOT / page, FOR_CLONERS_OF_IT, "")
         replace(ROOT / page, OF_THE_TEMPLATE, r"*TODO: \1*")
     title = 'title: "TODO: what is cited"\ntype: software\nauthors:\n  - name: "TODO: who made it"\n'
     replace(ROOT / "CITATION.cff", re.compile(r"^title: .*?(?=^license:)", re.MULTILINE | re.DOTALL), title)

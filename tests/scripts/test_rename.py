@@ -102,6 +102,8 @@ def test_the_renamed_project_works_under_its_new_name_only(clone: Path, tmp_path
     readme = (clone / "README.md").read_text()
     assert readme.startswith("# Shoe sorter\n\n*TODO: ") and "TODO: the accuracy" in readme
     assert "docs/pictures" not in readme and "93.16" not in readme
+    assert "make new" not in readme and "<!--" not in readme and "## Make it yours\n\nLater versions" in readme
+    assert "TODO: how to report" in (clone / "SECURITY.md").read_text()
     assert "TODO: the holder of the licence" in (clone / "LICENSE").read_text()
     assert "project: shoe-sorter" in (clone / "configs/logger/wandb.yaml").read_text()
     metadata = (clone / "pyproject.toml").read_text()
