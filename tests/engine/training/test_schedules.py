@@ -44,8 +44,6 @@ GROUPS = [
 @pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(("group", "option"), GROUPS)
 def test_every_option_trains_and_resumes(train: Callable[..., Path], group: str, option: str) -> None:
-    if option == "muon":
-        pytest.importorskip("timm")
     chosen = (f"model/{group}={option}", "logger=none", "confusion_matrix=none", "test=false")
     last = train(*chosen) / "checkpoints" / "last.ckpt"
     train(*chosen, f"ckpt_path={last}", "trainer.max_epochs=3")
