@@ -40,9 +40,8 @@ def test_all_but_matrices_is_adams(decay: float) -> None:
     for net in (ours, theirs):
         for weight in matrices_of(net):
             weight.requires_grad_(False)
-    train(ours, Muon(ours.parameters(), 0.02, weight_decay=decay))
-    # Adam's rate is half of Muon's; the decay is by Muon's.
-    train(theirs, torch.optim.AdamW(theirs.parameters(), 0.01, weight_decay=2 * decay))
+    train(ours, Muon(ours.parameters(), 0.01, weight_decay=decay))
+    train(theirs, torch.optim.AdamW(theirs.parameters(), 0.01, weight_decay=decay))
     for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, reference)
 
@@ -53,7 +52,7 @@ def test_matrices_are_torchs(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     start, last = torch.randn(shape), torch.zeros(1, 1)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    mine = Muon([ours, nn.Parameter(last)], 0.02, weight_decay=0.1, steps=5)
+    mine = Muon([ours, nn.Parameter(last)], 0.01, weight_decay=0.2, steps=5)
     reference = torch.optim.Muon([theirs], 0.02, weight_decay=0.1, adjust_lr_fn="original")
     for _ in range(5):
         ours.grad = torch.randn(shape)
@@ -101,5 +100,5 @@ def test_it_goes_on_from_its_state() -> None:
 
 @pytest.mark.parametrize("wrong", [{"lr": -1}, {"momentum": 1.0}, {"weight_decay": -0.1}, {"steps": 0}])
 def test_what_cannot_be_is_told(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected lr and weight_decay of at least 0, momentum from 0"):
+    with pytest.raises(ValueError, match="expected lr, matrix_factor and weight_decay of at least 0"):
         Muon(small_net().parameters(), **wrong)  # type: ignore[arg-type]

@@ -19,9 +19,9 @@ class Muon(Optimizer):
     Args:
         params: Tensors, or groups of them with settings of their own. The last matrix in their order is taken for the
             last layer.
-        lr: Rate of matrices and kernels.
-        momentum: Of the gradients, 0 to below 1, with Nesterov's correction.
-        adam_factor: Rate of all else, as a multiple of `lr`.
+        lr: Rate of Adam, and of the decay of weights.
+        matrix_factor: Rate of matrices and kernels, as a multiple of `lr`.
+        momentum: Of their gradients, 0 to below 1, with Nesterov's correction.
         betas: Of Adam.
         eps: Of Adam.
         weight_decay: Decoupled, as in AdamW.
@@ -31,21 +31,21 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 0.02,
+        lr: float = 0.01,
+        matrix_factor: float = 2.0,
         momentum: float = 0.95,
-        adam_factor: float = 0.5,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         steps: int = 3,
     ) -> None:
-        if not (lr >= 0 and 0 <= momentum < 1 and weight_decay >= 0 and steps >= 1):
+        if not (min(lr, matrix_factor, weight_decay) >= 0 and 0 <= momentum < 1 and steps >= 1):
             raise ValueError(
-                "expected lr and weight_decay of at least 0, momentum from 0 to below 1 and at least one of steps but "
-                f"found lr={lr}, weight_decay={weight_decay}, momentum={momentum}, steps={steps}"
+                "expected lr, matrix_factor and weight_decay of at least 0, momentum from 0 to below 1, at least one "
+                f"of steps but found {lr}, {matrix_factor}, {weight_decay}, {momentum} and {steps}"
             )
-        settings = {"momentum": momentum, "adam_factor": adam_factor, "betas": tuple(betas), "eps": eps}
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "steps": steps, **settings})
+        rates = {"lr": lr, "matrix_factor": matrix_factor, "weight_decay": weight_decay}
+        super().__init__(params, {**rates, "momentum": momentum, "betas": tuple(betas), "eps": eps, "steps": steps})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -70,7 +70,9 @@ class Muon(Optimizer):
         average = state["momentum"].mul_(group["momentum"]).add_(gradient)
         matrix = gradient.add(average, alpha=group["momentum"]).flatten(1)  # (O, I * K * K)
         scale = max(1, len(matrix) / matrix.shape[1]) ** 0.5  # so that rows, each an output, change alike
-        weight.add_(orthogonalised(matrix, group["steps"]).view_as(weight), alpha=-group["lr"] * scale)
+        weight.add_(
+            orthogonalised(matrix, group["steps"]).view_as(weight), alpha=-group["lr"] * group["matrix_factor"] * scale
+        )
 
     def adam(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
@@ -80,7 +82,7 @@ class Muon(Optimizer):
         first, second = group["betas"]
         mean = state["mean"].lerp_(gradient, 1 - first)
         square = state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        rate = group["lr"] * group["adam_factor"] / (1 - first ** state["step"])
+        rate = group["lr"] / (1 - first ** state["step"])
         weight.addcdiv_(mean, square.div(1 - second ** state["step"]).sqrt_().add_(group["eps"]), value=-rate)
 
 
