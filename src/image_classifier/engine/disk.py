@@ -14,6 +14,7 @@ PLACE = {
     errno.EACCES,
     errno.EPERM,
     errno.ENOTDIR,
+    errno.EEXIST,
 }  # only within the run directory
 LEAST = 2**20  # bytes that a run writes before it trains
 

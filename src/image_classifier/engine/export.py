@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ def export_network(network: PixelsToProbabilities, images: Tensor, path: Path, m
                 # Two images, for with one their number would become fixed.
                 write(network, images[:1].repeat(2, 1, 1, 1), staging, metadata)
             except Exception as error:  # tracing runs the network's own code under rules of its own
-                reason = " ".join(str(error).split())[:300]
+                reason = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())[:300]  # torch paints its own
                 raise UserError(
                     f"expected a network that can be written as {path.suffix} but found {type(error).__name__}: "
                     f"{reason}; choose the other format: output={path.with_suffix(other_suffix(path.suffix))}"
@@ -207,14 +208,11 @@ def compare(network: nn.Module, loaded: Callable[[Tensor], Tensor], images: Tens
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the notices of torch's exporters, which are for their developers."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # errors, too: what goes wrong is told in one line
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)

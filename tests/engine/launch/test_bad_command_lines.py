@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from sweeping import Outcome, run
 
 from bad_command_lines import BadLine, bad_lines
@@ -31,6 +32,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     torch.save({"state_dict": {}}, root / "foreign.ckpt")
     (root / "text.txt").write_text("no checkpoint, no picture")
     (root / "empty.ckpt").write_bytes(b"")
+    Image.new("L", (8, 8)).save(root / "picture.png")
     return {
         "CHECKPOINT": f"{root}/trained/checkpoints/last.ckpt",
         "TRAINED": f"{root}/trained",
@@ -39,6 +41,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "FOREIGN": f"{root}/foreign.ckpt",
         "TEXT": f"{root}/text.txt",
         "EMPTY": f"{root}/empty.ckpt",
+        "PICTURE": f"{root}/picture.png",
     }
 
 
@@ -90,6 +93,26 @@ def faults(line: BadLine, outcome: Outcome, seconds: float, directory: Path) -> 
     if (directory / "out").exists() and not TOLD_AFTER_AN_EPOCH & set(line.arguments):
         found.append("a directory")
     return found
+
+
+# What only torch, Lightning, joblib or the file system find, once they are called.
+FOUND_LATE = [
+    BadLine("train", ["+trainer.plugins=x"]),
+    BadLine("predict", ["input=PICTURE", "trainer.accelerator=tpu"]),
+    BadLine("predict", ["input=PICTURE", "+trainer.benchmark=7"]),
+    BadLine("evaluate", ["+trainer.plugins=[x]"]),
+    BadLine("export", ["output=TEXT/a.onnx", "check_images=1"]),
+    BadLine("export", ["output=a.onnx", "+data.image_size=99"]),
+    BadLine("multirun", ["seed=range(3,1)"]),
+    BadLine("multirun", ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"]),
+]
+
+
+@pytest.mark.sampled(every=4)
+@pytest.mark.parametrize("line", FOUND_LATE, ids=lambda line: " ".join((line.command, *line.arguments)))
+def test_mistakes_that_others_find(line: BadLine, places: dict[str, str], working_directory: Path) -> None:
+    outcome, seconds = attempt(line, places, working_directory)
+    assert faults(line, outcome, seconds, working_directory) == [], outcome.errors[-2000:]
 
 
 @pytest.mark.sampled(every=3)

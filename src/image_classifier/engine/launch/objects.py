@@ -10,6 +10,9 @@ from omegaconf import OmegaConf
 
 from image_classifier.engine.errors import UserError
 
+REASON_LENGTH = 500  # characters of what a library says
+REFUSALS = (TypeError, ValueError, RuntimeError, ImportError, MemoryError)  # a RuntimeError is torch's, about memory
+
 # What a configuration may call. What comes out of a checkpoint is held to a list of its own: checkpoint.py.
 EXECUTION_WHITELIST = (
     "image_classifier.*",
@@ -60,16 +63,25 @@ def make(config: Any, trusted: Iterable[str] = (), **arguments: Any) -> Any:
                 f"expected something that can be imported but found _target_={message.split(chr(39))[1]}: "
                 f"{last_reason(error.__cause__)}"
             ) from None
-        raise
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        raise refusal(config, error) from error
     except Exception as error:
-        refused = isinstance(error, TypeError | ValueError) or type(error).__name__ == "MisconfigurationException"
+        refused = isinstance(error, REFUSALS) or type(error).__name__ == "MisconfigurationException"
         if not refused or os.environ.get("HYDRA_FULL_ERROR"):
             raise
-        reason = " ".join(str(error).partition("full_key:")[0].split())
-        raise UserError(
-            f"expected settings that {config['_target_']} takes but found that it refuses them: {reason} "
-            "(HYDRA_FULL_ERROR=1 shows where)"
-        ) from error
+        raise refusal(config, error) from error
+
+
+def refusal(config: Any, error: Exception) -> UserError:
+    """What is told of an error that making an object ended with."""
+    reason = " ".join(str(error).partition("full_key:")[0].split())[:REASON_LENGTH]
+    if "_target_" not in config:
+        return UserError(f"expected _target_ and settings to make an object of but found {config}: {reason}")
+    return UserError(
+        f"expected settings that {config['_target_']} takes but found that it refuses them: {reason} "
+        "(HYDRA_FULL_ERROR=1 shows where)"
+    )
 
 
 def last_reason(error: BaseException) -> str:

@@ -53,6 +53,8 @@ class OutputDirectory(Callback):
                 f"expected secrets of a sweep to come from the environment but found {hidden_override(secret)}; "
                 f"type '{key}=${{oc.env:VARIABLE}}'"
             )
+        if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
+            refuse("expected hydra.launcher.n_jobs to be a number of processes, or -1 for all, but found 0")
         if directory := make_directory(config, "hydra.sweep.dir"):
             interruption.advise(lambda: f"Go on with: {sweep_again(directory)}")
         if not config.hydra.launcher._target_.endswith(".BasicLauncher"):

@@ -52,6 +52,12 @@ class SweepReport(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         jobs = list(jobs_of(sweep_dir)) if sweep_dir.is_dir() else []
         if not jobs:
+            if sys.exc_info()[1] is None:
+                say(
+                    "error: expected a sweep of one job or more but found none; give settings values, as seed=1,2",
+                    sys.stderr,
+                )
+                sys.exit(2)
             return
         goals = objectives(config)
         ranked = rank_jobs(jobs, goals)
