@@ -20,6 +20,7 @@ class Uploads:
         history: Rows that were logged, in order.
         files: Contents by name.
         runs: Variables of the requests that made or changed a run.
+        names: Of the runs.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class Uploads:
         self.files: dict[str, bytes] = {}
         self.runs: list[dict[str, Any]] = []
         self.requests: list[str] = []
+        self.names: set[str] = set()
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -123,23 +125,37 @@ class WandbHandler(BaseHTTPRequestHandler):
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         if "upsertBucket" in query:
             self.server.uploads.runs.append(variables)
+            is_new = variables.get("name") not in self.server.uploads.names
+            self.server.uploads.names.add(variables.get("name"))
             name = variables.get("name") or "run"
             project = {"name": variables.get("project") or "project", "entity": {"name": "me"}}
             bucket = {"id": "abc", "name": name, "displayName": variables.get("displayName") or name}
-            return {"upsertBucket": {"bucket": bucket | {"project": project}, "inserted": True}}
+            return {"upsertBucket": {"bucket": bucket | {"project": project}, "inserted": is_new}}
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.server.url}/upload/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "abc", "uploadHeaders": [], "files": files}}
         if "viewer" in query:
             return {"viewer": {"id": "me", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
         if "model" in query and "bucket" in query:  # is there such a run already?
-            return {"model": {"bucket": None}}
+            is_known = variables.get("name") in self.server.uploads.names
+            project = {"id": "p", "name": variables.get("project"), "entity": {"id": "me", "name": "me"}}
+            return {"model": project | {"bucket": self.resumed(variables["name"]) if is_known else None}}
         return {}
+
+    def resumed(self, name: str) -> dict[str, Any]:
+        """What a run that goes on is told of itself."""
+        uploads = self.server.uploads
+        counts = {"logLineCount": 0, "historyLineCount": len(uploads.history), "eventsLineCount": 0}
+        tail = {"historyTail": json.dumps([json.dumps(row) for row in uploads.history[-1:]]), "eventsTail": "[]"}
+        texts = {"summaryMetrics": json.dumps(uploads.summary), "config": "{}", "wandbConfig": '{"t": 1}'}
+        return {"id": "abc", "name": name, "displayName": name, "tags": [], "notes": None, **counts, **tail, **texts}
 
     def file_stream(self, content: dict[str, Any]) -> None:
         files = content.get("files") or {}
-        for line in files.get("wandb-history.jsonl", {}).get("content", ()):
-            self.server.uploads.history.append(json.loads(line))
+        history = files.get("wandb-history.jsonl", {})
+        rows = [json.loads(line) for line in history.get("content", ())]
+        start = history.get("offset", 0)  # what is sent again takes the place of what was
+        self.server.uploads.history[start : start + len(rows)] = rows
         for line in files.get("wandb-summary.json", {}).get("content", ()):
             self.server.uploads.summary = json.loads(line)
 

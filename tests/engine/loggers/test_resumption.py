@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_servers import KEY, serving
 from readers import MLFlowReader, TrackioReader, nested_items, read_wandb_records
 from sweeping import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -59,12 +62,24 @@ KILLED = (
 
 
 def kill(directory: Path, moment: str, step: int, *arguments: str) -> None:
-    sent = f"+callbacks.kill={{_target_: moments.SignalAt, moment: {moment}, step: {step}, number: {signal.SIGKILL}}}"
-    paths = os.pathsep.join([str(PROJECT_ROOT / "src"), str(PROJECT_ROOT / "tests")])
-    command = [sys.executable, "-c", KILLED, *SETTINGS, *arguments, sent, f"hydra.run.dir={directory}"]
-    others = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}  # this one's helper
-    ended = subprocess.run(command, env=others | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    settings = (*SETTINGS, *arguments, f"hydra.run.dir={directory}")
+    ended = start(*settings, signal_at(moment, step))
     assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def signal_at(moment: str, step: int) -> str:
+    return f"++callbacks.kill={{_target_: moments.SignalAt, moment: {moment}, step: {step}, number: {signal.SIGKILL}}}"
+
+
+def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(PROJECT_ROOT / "src"), str(PROJECT_ROOT / "tests")])
+    others = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}  # this one's helper
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
+        env=others | {"PYTHONPATH": paths} | environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def tensorboard_series(run_dir: Path) -> Series:
@@ -214,6 +229,72 @@ def test_killed_and_resumed_every_logger_has_each_step_once(
     assert resumed.status == 0, resumed.errors
     assert "other values" not in resumed.output
     check_same(straight(*names), tmp_path / "run", names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param((16,), id="once"),
+        pytest.param((16, 24), id="twice", marks=pytest.mark.thorough),
+    ],
+)
+@pytest.mark.parametrize("uploaded", ["none of it", "a part"])
+def test_wandb_online_goes_on_in_the_same_run(tmp_path: Path, uploaded: str, kills: tuple[int, ...]) -> None:
+    """A kill keeps from the server what W&B has not sent yet: it is sent when the run goes on."""
+    wait = f"[sh, -c, 'until [ -e {tmp_path}/uploaded ]; do sleep 0.1; done']"
+    at = f"{{_target_: moments.CommandAt, moment: on_train_batch_start, step: 12, command: {wait}}}"
+    pause = f"+callbacks.pause={at}" if uploaded == "a part" else "+callbacks.pause=null"
+    online = [text.replace("mode: offline", "mode: online") for text in logger_settings("wandb")]
+    places = (*online, f"hydra.run.dir={tmp_path}/run")
+    without_tables = ("callbacks.most_confused=null", "callbacks.misclassified=null")
+    with serving() as server:
+        variables = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
+        if uploaded == "a part":
+            threading.Thread(target=touch_when_there, args=(server.uploads.history, tmp_path / "uploaded")).start()
+            variables["WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"] = "0.5"
+        arguments = [*SETTINGS, *places, *without_tables, pause]
+        for step in kills:
+            sent = signal_at("on_train_batch_start", step)
+            assert start(*arguments, sent, **variables).returncode == -signal.SIGKILL
+            arguments = [f"resume={tmp_path}/run", "~callbacks.pause"]
+            rows = len(server.uploads.history)
+            assert (rows > 0) == (uploaded == "a part")
+        resumed = start(*arguments, "~callbacks.kill", **variables)
+        assert resumed.returncode == 0, resumed.stderr
+        assert "W&B run: " in resumed.stdout and "W&B failed" not in resumed.stdout
+        assert server.uploads.names == {run["name"] for run in server.uploads.runs} and len(server.uploads.names) == 1
+        history = server.uploads.history
+    assert [row["_step"] for row in history] == list(range(len(history)))
+    # In a process of its own: with its end W&B's helper has written all.
+    straight = start(*SETTINGS, *logger_settings("wandb"), *without_tables, f"hydra.run.dir={tmp_path}/straight")
+    assert straight.returncode == 0 and "W&B failed" not in straight.stdout
+    found, expected = (numbers(rows) for rows in (history, wandb_rows(tmp_path / "straight")))
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        assert [step for step, _ in found[key]] == [step for step, _ in values], key
+        assert [value for _, value in found[key]] == pytest.approx([value for _, value in values], rel=1e-5), key
+
+
+def touch_when_there(rows: Sequence[Any], path: Path) -> None:
+    end = time.monotonic() + 120
+    while not rows and time.monotonic() < end:
+        time.sleep(0.05)
+    path.touch()
+
+
+def numbers(rows: Sequence[dict[str, Any]]) -> Series:
+    """The numbers of W&B's rows, without the clock's."""
+    found: Series = {}
+    for row in rows:
+        for key, value in row.items():
+            if (
+                isinstance(value, int | float)
+                and not key.startswith("_")
+                and not key.endswith(("_seconds", "global_step"))
+            ):
+                found.setdefault(key, []).append((row["trainer/global_step"], value))
+    return comparable(found)
 
 
 def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(tmp_path: Path) -> None:

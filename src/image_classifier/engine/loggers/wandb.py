@@ -73,7 +73,7 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         self.earlier = earlier_run(Path(str(self._save_dir)) / "wandb")
         if self.earlier is not None:
             self._wandb_init |= {"id": self.earlier.id, "resume": "allow"}
-            self.already = Already(self.title, self.earlier.values)
+            self.already = Already(self.title, self.earlier.values())
             for metrics, logged_at in mark or ():
                 self.log_metrics(metrics, logged_at)
 
@@ -81,7 +81,7 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
         """A job of a sweep keeps its id: what was logged before its first checkpoint is not logged again."""
         earlier = earlier_run(Path(str(self._save_dir)) / "wandb")
         if earlier is not None and earlier.id == self._wandb_init.get("id"):
-            self.earlier, self.already = earlier, Already(self.title, earlier.values)
+            self.earlier, self.already = earlier, Already(self.title, earlier.values())
 
     @property
     def experiment(self) -> Any:
@@ -127,10 +127,23 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
             self._experiment.log({}, step=self.earlier.last_row + 1)
         self._experiment.define_metric("trainer/global_step")
         self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        if self.earlier is not None and self.mode == "online":
+            self.return_what_was_lost(self.earlier)
         if self.mode == "offline":
             say(f"W&B logs offline ({reason}). Upload the run later with: {self.sync_command()}")
         elif self.mode == "online":
             say(f"W&B run: {self._experiment.url}")
+
+    def return_what_was_lost(self, earlier: EarlierRun) -> None:
+        """Log again what a kill kept from the server: W&B sends its rows every fifteen seconds.
+
+        Numbers alone: pictures and tables of these seconds lie in the earlier part of the run, on this disk.
+        """
+        assert self._experiment is not None
+        first = self._experiment.starting_step  # of this part: the server has those before
+        for row in earlier.lost(first):
+            self._experiment.log(row)
+        self.already.values = earlier.values(lost_from=first)
 
     def init(self) -> Any:
         """Open a run. What W&B's helper process says when it crashes goes to a file beside the run's."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BLOCK, HEADER = 32768, struct.Struct("<IHB")  # of LevelDB's log format: checksum, length, kind
+STEP = "trainer/global_step"
+NOT_FINITE = {text: float(text) for text in ("NaN", "Infinity", "-Infinity")}
 WHOLE, LAST = 1, 4  # kinds of pieces that end a record
 
 
@@ -16,8 +18,36 @@ class EarlierRun(NamedTuple):
 
     id: str
     directories: list[Path]  # of its parts, first to last
-    values: dict[str, dict[int, Any]]  # {key: {step of the training: value}}
-    last_row: int  # of W&B's own count; -1 without one
+    rows: dict[int, dict[str, Any]]  # {number of W&B's own count: {key: value}}, in order
+
+    @property
+    def last_row(self) -> int:
+        """Number of the last one; -1 without one."""
+        return max(self.rows, default=-1)
+
+    def values(self, lost_from: int | None = None) -> dict[str, dict[int, Any]]:
+        """{key: {step of the training: value}}; of the rows that the server lost, numbers alone.
+
+        Args:
+            lost_from: Number of the first row that the server does not have; None where it has all.
+        """
+        found: dict[str, dict[int, Any]] = {}
+        for number, row in self.rows.items():
+            is_lost = lost_from is not None and number >= lost_from
+            for key, value in (numbers_of(row) if is_lost else row).items():
+                if STEP in row and key != STEP and not key.startswith("_"):
+                    found.setdefault(key, {})[row[STEP]] = value
+        return found
+
+    def lost(self, lost_from: int) -> list[dict[str, Any]]:
+        """The numbers of the rows that the server does not have."""
+        return [numbers_of(row) for number, row in self.rows.items() if number >= lost_from and STEP in row]
+
+
+def numbers_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What is no picture and no table, without W&B's own."""
+    named = {key: NOT_FINITE.get(str(value), value) for key, value in row.items() if not key.startswith("_")}
+    return {key: value for key, value in named.items() if isinstance(value, int | float)}
 
 
 def earlier_run(directory: Path) -> EarlierRun | None:
@@ -27,18 +57,24 @@ def earlier_run(directory: Path) -> EarlierRun | None:
         return None
     run_id = files[-1].stem.removeprefix("run-")
     files = [path for path in files if path.stem == f"run-{run_id}"]
-    values: dict[str, dict[int, Any]] = {}
-    last_row = -1
+    rows: dict[int, dict[str, Any]] = {}
     for path in files:
-        for record in records(path):
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item  # of a nested value one for each part
-                row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
-                last_row = max(last_row, int(row.get("_step", -1)), record.history.step.num)
-                for key, value in row.items():
-                    if "trainer/global_step" in row and key != "trainer/global_step" and not key.startswith("_"):
-                        values.setdefault(key, {})[row["trainer/global_step"]] = value
-    return EarlierRun(run_id, [path.parent for path in files], values, last_row)
+        part = dict(rows_of(path))
+        # Where a part goes on, the server had no more rows than those before: the others were logged again.
+        rows = {number: row for number, row in rows.items() if number < min(part, default=number + 1)} | part
+    return EarlierRun(run_id, [path.parent for path in files], rows)
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a `.wandb` file and their numbers."""
+    for record in records(path):
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item  # of a table or a picture one for each part: only that it is there counts
+            row = {
+                item.key or item.nested_key[0]: {} if len(item.nested_key) > 1 else json.loads(item.value_json)
+                for item in items
+            }
+            yield max(int(row.get("_step", -1)), record.history.step.num), row
 
 
 def records(path: Path) -> Iterator[Any]:
