@@ -14,7 +14,10 @@ from common import RESULTS
 NAMES = tuple(
     sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("common", "keras_loop", "run"))
 )
-LONG = {"accuracy", "decode", "explorer", "fine_tuning", "many_pictures", "side_by_side", "step", "sweeps"}
+LONG = {
+    *("accuracy", "decode", "explorer", "fine_tuning", "large_pictures", "many_pictures", "side_by_side", "step"),
+    "sweeps",
+}
 
 
 def main() -> None:
