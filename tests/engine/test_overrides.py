@@ -1,13 +1,12 @@
 """What is typed is what Hydra reads; what it would read otherwise is told with a form that can be pasted."""
 
-import shlex
-
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.overrides import prepare, quoted
-from odd_names import ODD_NAMES
+from image_classifier.engine.terminal import shell_quoted
+from odd_names import ODD_NAMES, read_by_bash
 
 NAMES = [*ODD_NAMES, "a://b"]
 
@@ -22,7 +21,7 @@ def test_quoted_form_is_read_as_the_text(key: str, name: str) -> None:
     for value in (f"./{name}", f"/data/{name}", f"/data/{name}/end"):
         override = quoted(key, value)
         assert read(override) == value
-        assert shlex.split(shlex.quote(override)) == [override] == prepare([override])
+        assert read_by_bash(shell_quoted(override)) == [override] == prepare([override])
 
 
 @pytest.mark.parametrize("key", ["data.root", "ckpt_path", "input", "output", "paths.data_dir", "hydra.run.dir"])
@@ -33,7 +32,7 @@ def test_a_path_is_read_literally_or_told_with_the_form_that_is(key: str, name: 
             (prepared,) = prepare([f"{key}={value}"])
         except UserError as error:
             _, _, advice = str(error).rpartition("; type: ")
-            (prepared,) = prepare(shlex.split(advice))
+            (prepared,) = prepare(read_by_bash(advice))
         assert read(prepared) == value
 
 

@@ -16,7 +16,8 @@ from sweeping import TINY, Outcome, run
 from image_classifier import commands
 from image_classifier.callbacks.progress_bar import Line
 from image_classifier.engine.overrides import quoted
-from image_classifier.engine.terminal import CONTROLS, LogFormatter, printable
+from image_classifier.engine.terminal import CONTROLS, LogFormatter, printable, shell_joined
+from odd_names import read_by_bash
 
 HOSTILE = {
     "colour": "\x1b[31mred",
@@ -45,6 +46,13 @@ def test_printable(name: str) -> None:
     assert CONTROLS.search(shown) is None
     assert shown.encode().decode("unicode_escape", "strict") == name or shown == name
     assert printable(shown) == shown
+
+
+@pytest.mark.parametrize("name", [*HOSTILE.values(), NOT_UTF8, "it's \\n", "a\x1b'b", "$HOME\n`x`"])
+def test_a_command_can_be_pasted(name: str) -> None:
+    shown = shell_joined(["python", f"data.root={name}", name])
+    assert acting(shown) == [] and "\n" not in shown
+    assert read_by_bash(shown) == ["python", f"data.root={name}", name]
 
 
 def test_ordinary_names_stay() -> None:

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import shlex
 import signal
 import sys
 from collections import Counter
@@ -35,6 +34,7 @@ from image_classifier.engine.images.reading import (
 )
 from image_classifier.engine.images.splits import stratified_split
 from image_classifier.engine.images.summary import DataSummary, class_counts, left_out, sizes_and_modes, tell
+from image_classifier.engine.terminal import shell_quoted
 
 # Per channel, in units of the full range; the grey ones are those of the weighted sum of the channels.
 IMAGENET_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.459,)}
@@ -508,7 +508,7 @@ def ordered(found: Sequence[str], wanted: Sequence[str] | None, place: Any, what
     if wanted is None:
         return tuple(found)
     if sorted(wanted) != sorted(found):
-        example = shlex.quote(f"data.class_names={json.dumps(list(found), ensure_ascii=False)}")
+        example = shell_quoted(f"data.class_names={json.dumps(list(found), ensure_ascii=False)}")
         raise UserError(
             f"expected data.class_names to name each {what} in {place} once but found {', '.join(wanted)}; "
             f"for example {example}"

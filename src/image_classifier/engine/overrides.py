@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.terminal import shell_quoted
 
 PARSER = OverridesParser.create()
 OVERRIDE = re.compile(r"(?P<key>[^-=](?:\\.|[^=\\])*)=(?P<value>.*)", re.DOTALL)
@@ -54,7 +54,7 @@ def prepare_override(argument: str, multirun: bool) -> str:
     if problem := misreading(key, value, expanded, multirun):
         raise UserError(
             f"expected {key}=VALUE as Hydra reads it but found {argument}, {problem}; type: "
-            f"{shlex.quote(quoted(key, value))}"
+            f"{shell_quoted(quoted(key, value))}"
         )
     return expanded
 

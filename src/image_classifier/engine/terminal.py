@@ -7,7 +7,9 @@ what follows.
 
 import logging
 import re
+import shlex
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 # Controls of C0 and C1, what turns the direction of text or breaks lines, and bytes of a name that are no text.
@@ -39,6 +41,26 @@ def printable(text: Any) -> str:
 def printable_lines(text: Any) -> str:
     """The same of a text that somebody else has put in lines, such as a traceback."""
     return CONTROLS_BUT_LINES.sub(escaped, without_secrets(str(text)))
+
+
+def shell_quoted(argument: str) -> str:
+    """An argument as bash and zsh read it: like shlex.quote, but with nothing that acts on a terminal."""
+    if not CONTROLS.search(argument):
+        return shlex.quote(argument)
+    text = argument.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{CONTROLS.sub(escaped_for_shell, text)}'"
+
+
+def escaped_for_shell(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is no text
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+
+
+def shell_joined(arguments: Iterable[str]) -> str:
+    """A command that can be pasted."""
+    return " ".join(map(shell_quoted, arguments))
 
 
 def say(message: Any, stream: TextIO | None = None) -> None:

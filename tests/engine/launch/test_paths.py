@@ -17,7 +17,7 @@ from image_classifier import commands, pipeline
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.overrides import quoted
 from image_classifier.engine.sqlite import sqlite_url
-from odd_names import ODD_NAMES, ODD_PATH
+from odd_names import ODD_NAMES, ODD_PATH, read_by_bash
 from tiny import TINY
 
 QUICK = ("trainer.max_epochs=1", "data.num_samples=40")
@@ -119,9 +119,9 @@ def test_grid_and_its_printed_commands(trained: Path, tmp_path: Path) -> None:
     assert outcome.status == 1
     assert [row["state"] for row in summary(directory)] == ["finished", "failed"]
     again = outcome.errors.partition("The same command with ")[2].partition(" runs these again")[0]
-    assert read_override(*shlex.split(again)) == str(directory)
+    assert read_override(*read_by_bash(again)) == str(directory)
     repeat = outcome.output.partition("Repeat job ")[2].partition(": ")[2].partition("\nTable and picture: ")[0]
-    python, script, *overrides = shlex.split(repeat)
+    python, script, *overrides = read_by_bash(repeat)
     assert (python, script) == ("python", "train.py")
     assert read_override(*[override for override in overrides if override.startswith("data.root")]) == str(root)
     assert run(*overrides, f"hydra.run.dir={tmp_path}/again").status == 0

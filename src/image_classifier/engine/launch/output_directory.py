@@ -2,7 +2,6 @@
 a start that failed."""
 
 import os
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from image_classifier.engine.launch.refusals import work_begins
 from image_classifier.engine.overrides import quoted
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.secrets import hidden, hidden_override, hidden_overrides
-from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal import say, shell_joined
 
 LOCK = ".lock"
 # What lies in a directory before a training, a test or a prediction begins; with anything else in it, it is kept.
@@ -171,15 +170,15 @@ def is_result(path: Path) -> bool:
 def how_to_go_on(directory: Path) -> str:
     """What to type after an interruption of a single run."""
     if (directory / "checkpoints" / "last.ckpt").is_file():
-        return f"Go on with: {shlex.join(['python', sys.argv[0], quoted('resume', within_cwd(directory))])}"
-    return f"Start again with: {shlex.join(['python', *sys.argv])}"
+        return f"Go on with: {shell_joined(['python', sys.argv[0], quoted('resume', within_cwd(directory))])}"
+    return f"Start again with: {shell_joined(['python', *sys.argv])}"
 
 
 def sweep_again(directory: Path) -> str:
     """The command by which a sweep goes on in its directory."""
     own = quoted("hydra.sweep.dir", within_cwd(directory))
     others = [argument for argument in sys.argv if not argument.startswith("hydra.sweep.dir=")]
-    return shlex.join(["python", *others, own])
+    return shell_joined(["python", *others, own])
 
 
 def within_cwd(path: Path) -> str:

@@ -7,7 +7,6 @@ import json
 import netrc
 import os
 import re
-import shlex
 import shutil
 import sys
 import urllib.error
@@ -25,7 +24,7 @@ from image_classifier.engine.loggers.already import Already, Recent
 from image_classifier.engine.loggers.base import RunLogger, Table, shortened
 from image_classifier.engine.loggers.guard import reason_of
 from image_classifier.engine.loggers.wandb_files import EarlierRun, earlier_run
-from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal import say, shell_joined
 
 # Seconds to wait for the server: before a run goes offline; while a run is opened; for the last upload. The whole start
 # takes less than 15, the end less than 30.
@@ -218,7 +217,7 @@ class WandbLogger(RunLogger, pl_loggers.WandbLogger):
 
     def sync_command(self) -> str:
         parts = [*(self.earlier.directories if self.earlier else ()), self.directory]
-        return shlex.join(["wandb", "sync", *map(str, parts)])
+        return shell_joined(["wandb", "sync", *map(str, parts)])
 
     def abandon(self) -> None:
         let_go_of_helper()

@@ -1,12 +1,12 @@
 """Where a run comes from: the commit and the command."""
 
 import os
-import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from image_classifier.engine.project import PROJECT_ROOT
+from image_classifier.engine.terminal import shell_joined
 
 
 def git_commit() -> str:
@@ -26,7 +26,7 @@ def git_commit() -> str:
 
 def command_of_job(config_name: str, overrides: Sequence[str]) -> str:
     """The command that runs a job of a sweep alone."""
-    return shlex.join(["python", f"{config_name}.py", *overrides])
+    return shell_joined(["python", f"{config_name}.py", *overrides])
 
 
 def within_project(path: Path) -> str:

@@ -1,10 +1,10 @@
 """The ranked table of a sweep, as rows of text."""
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 
 from image_classifier.engine.sweeps.jobs import Job
+from image_classifier.engine.terminal import shell_joined
 
 
 def rank_jobs(jobs: Sequence[Job], objectives: Mapping[str, str]) -> list[tuple[int | None, Job]]:
@@ -57,6 +57,6 @@ def table_rows(ranked: Sequence[tuple[int | None, Job]], objectives: Mapping[str
         figures = [f"{job.metrics[name]:.7g}" if name in job.metrics else "" for name in objectives]
         settings = [job.settings.get(key, "") for key in swept]
         seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
-        facts = [seconds, job.state, job.reason, job.directory.name, shlex.join(job.overrides)]
+        facts = [seconds, job.state, job.reason, job.directory.name, shell_joined(job.overrides)]
         rows.append([str(rank or ""), *settings, *figures, *facts])
     return rows

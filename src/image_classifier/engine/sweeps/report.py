@@ -1,6 +1,5 @@
 """What a sweep leaves behind: a ranked table, a picture, the command that repeats the best job, an exit status."""
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from image_classifier.engine.sweeps.job import JobError
 from image_classifier.engine.sweeps.jobs import Job, jobs_of
 from image_classifier.engine.sweeps.objectives import objectives
 from image_classifier.engine.sweeps.ranking import rank_jobs, swept_settings, table_rows
-from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal import say, shell_quoted
 from image_classifier.engine.terminal_tables import Table, console
 
 COMMANDS_SHOWN = 5  # a sweep with several objectives has several best jobs
@@ -68,7 +67,7 @@ class SweepReport(Callback):
         report_folds(sweep_dir, jobs)
         undone = [job for job in jobs if not job.done]
         if undone:
-            again = shlex.quote(quoted("hydra.sweep.dir", str(sweep_dir.absolute())))
+            again = shell_quoted(quoted("hydra.sweep.dir", str(sweep_dir.absolute())))
             say(
                 f"{len(undone)} of {len(jobs)} jobs did not finish. The same command with {again} runs these again, "
                 "and only these.",
