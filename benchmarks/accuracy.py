@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 
 from image_classifier.engine.launch import assembly
 from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
+from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.preparation import prepare_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +42,9 @@ def bare_loop(*overrides: str) -> BareLoop:
         prepare_run(cfg)
         datamodule = assembly.make_datamodule(cfg)
         datamodule.setup("fit")
-        return BareLoop(cfg, datamodule)
+        loop = BareLoop(cfg, datamodule)
+        loop.use(make(cfg.model.optimizer, cfg.trusted)(loop.net.parameters()))
+        return loop
 
 
 def train(recipe: str, seed: int) -> tuple[float, float, int]:

@@ -52,7 +52,7 @@ def test_matrices_are_torchs(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     start, last = torch.randn(shape), torch.zeros(1, 1)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    mine = Muon([ours, nn.Parameter(last)], 0.01, weight_decay=0.2, steps=5)
+    mine = Muon([ours, nn.Parameter(last)], 0.01, matrix_factor=2, weight_decay=0.2, steps=5)
     reference = torch.optim.Muon([theirs], 0.02, weight_decay=0.1, adjust_lr_fn="original")
     for _ in range(5):
         ours.grad = torch.randn(shape)

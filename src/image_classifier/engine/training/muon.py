@@ -32,7 +32,7 @@ class Muon(Optimizer):
         self,
         params: Iterable[Any],
         lr: float = 0.01,
-        matrix_factor: float = 2.0,
+        matrix_factor: float = 1.0,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
