@@ -103,6 +103,9 @@ FOUND_LATE = [
     BadLine("evaluate", ["+trainer.plugins=[x]"]),
     BadLine("export", ["output=TEXT/a.onnx", "check_images=1"]),
     BadLine("export", ["output=a.onnx", "+data.image_size=99"]),
+    BadLine("train", ["data.num_samples=99999999999999"]),
+    BadLine("predict", ["input=PICTURE", "+trainer.limit_predict_batches=1"]),
+    BadLine("predict", ["input=PICTURE", "+trainer.fast_dev_run=3"]),
     BadLine("multirun", ["seed=range(3,1)"]),
     BadLine("multirun", ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"]),
 ]

@@ -283,6 +283,8 @@ def check_config(cfg: DictConfig) -> None:
     for key, example in (("input", "PICTURES"), ("output", "predictions.csv")):
         if cfg.get("command") == "predict" and not required_is_there(cfg.get(key)):
             raise UserError(f"expected {key} to be a path but found {cfg.get(key)!r}; for example {key}={example}")
+    if cfg.get("command") == "predict":
+        check_whole_prediction(cfg.trainer)
     for part in MADE_OF_SETTINGS:
         if cfg.get(part) is not None:
             check_signatures(resolved(cfg[part]), part)
@@ -290,6 +292,17 @@ def check_config(cfg: DictConfig) -> None:
     check_monitored(cfg)
     if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
         raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")
+
+
+def check_whole_prediction(trainer: DictConfig) -> None:
+    """Refuse what would leave pictures out of a prediction."""
+    for key, whole in (("limit_predict_batches", 1.0), ("fast_dev_run", False)):
+        value = trainer.get(key)
+        if value is not None and (type(value), value) != (type(whole), whole):
+            raise UserError(
+                f"expected a prediction of all pictures but found trainer.{key}={value}; leave it out and name fewer "
+                "pictures: input=PICTURES"
+            )
 
 
 def resolved(node: Any) -> Any:

@@ -27,6 +27,7 @@ from image_classifier.engine.launch.output_directory import leave, remove_unused
 from image_classifier.engine.launch.refusals import refusals_in_short
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.launch.work import Task, import_once, perform, stop
+from image_classifier.engine.memory_errors import memory_told
 from image_classifier.engine.overrides import prepare
 from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.secrets import check_secrets, secrets_kept
@@ -53,7 +54,7 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
                 import_once(load)
                 output = OmegaConf.select(cfg, "output")
                 run_dir = Path(OmegaConf.select(cfg, "paths.run_dir") or ".")
-                with writing_to(run_dir, Path(output) if output else None), secrets_kept(cfg):
+                with writing_to(run_dir, Path(output) if output else None), memory_told(), secrets_kept(cfg):
                     return task(cfg)
             logging.raiseExceptions = False  # a log file on a full disk: that is told by whoever else writes there
             if "shortcuts=false" not in sys.argv:
