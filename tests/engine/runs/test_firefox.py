@@ -37,7 +37,7 @@ class Firefox:
         self.tab = self.call("browsingContext.getTree")["contexts"][0]["context"]
         self.call("browsingContext.setViewport", context=self.tab, viewport={"width": 1400, "height": 1000})
         self.call("browsingContext.navigate", context=self.tab, url=page.as_uri(), wait="complete")
-        ready = "document.querySelector('#explorer[data-ready=\"true\"]') !== null"
+        ready = "document.querySelector('#explorer[data-ready=\"true\"] .cell') !== null"
         self.script(f"new Promise(done => {{ const look = () => {ready} ? done() : setTimeout(look, 20); look(); }})")
 
     def call(self, method: str, **parameters: Any) -> Any:
