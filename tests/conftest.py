@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if counts[test] % marker.kwargs["every"]:
                 item.add_marker(pytest.mark.thorough)
             counts[test] += 1
+    longest = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in longest)  # first, so that no process waits for another at the end
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
