@@ -88,12 +88,6 @@ def bare_environment() -> Iterator[None]:
 WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "the short loop": lambda: patch.object(shortcuts, "make_plan", lambda trainer: None),
     "sparing the optimizer a search for a driver": lambda: patch.object(shortcuts, "look_for_no_driver", lambda: None),
-    "collecting logged values only when one has changed": lambda: patch.object(
-        shortcuts.LoggedValues, "changed", property(lambda self: True, lambda self, value: None)
-    ),
-    "losses not divided by one": lambda: patch.object(
-        shortcuts, "result_of", shortcuts.ClosureResult.from_training_step_output
-    ),
 }
 
 

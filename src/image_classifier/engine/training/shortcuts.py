@@ -25,7 +25,6 @@ from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.call import _call_lightning_module_hook
-from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultCollection
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
@@ -82,20 +81,6 @@ class Plan(NamedTuple):
     clips: bool  # whether the module clips gradients in a way of its own
 
 
-class LoggedValues(_ResultCollection):
-    """Logged values that know whether one of them has changed."""
-
-    changed = True
-
-    def update_metrics(self, *arguments: Any) -> None:
-        self.changed = True
-        super().update_metrics(*arguments)
-
-    def reset(self, *arguments: Any, **settings: Any) -> None:
-        self.changed = True
-        super().reset(*arguments, **settings)
-
-
 class ShortLoop(_TrainingEpochLoop):
     """Lightning's loop over the batches of an epoch, with a short way through the usual step."""
 
@@ -105,12 +90,10 @@ class ShortLoop(_TrainingEpochLoop):
 
     def __init__(self, trainer: Any, min_steps: int | None, max_steps: int) -> None:
         super().__init__(trainer, min_steps, max_steps)
-        self._results = LoggedValues(training=True)
         self.plan = None
 
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
-        self._results.changed = True
         self.plan = make_plan(self.trainer) if type(data_fetcher) is _PrefetchDataFetcher else None
         if self.plan is not None:
             data_fetcher._start_profiler = data_fetcher._stop_profiler = _profile_nothing
@@ -143,7 +126,6 @@ class ShortLoop(_TrainingEpochLoop):
             or self.trainer.accumulate_grad_batches != 1
             or self.automatic_optimization._skip_backward
         ):
-            self._results.changed = True
             super().advance(data_fetcher)
         else:
             self.step(data_fetcher)
@@ -214,7 +196,7 @@ class ShortLoop(_TrainingEpochLoop):
                 module.__dict__["_current_fx_name"] = "training_step"
                 with plan.context:
                     output = module.training_step(batch, batch_idx) if plan.takes_index else module.training_step(batch)
-                result = result_of(output)
+                result = ClosureResult.from_training_step_output(output)
                 if result.closure_loss is None:
                     Closure.warning_cache.warn(
                         "`training_step` returned `None`. If this was on purpose, ignore this warning..."
@@ -253,12 +235,8 @@ class ShortLoop(_TrainingEpochLoop):
 
     def finish_logging(self) -> None:
         """The end of `_TrainingEpochLoop.advance`."""
-        trainer, results = self.trainer, self._results
-        if results.changed:
-            trainer._logger_connector.on_batch_end()
-            results.changed = False
-        else:
-            results.batch = results.batch_size = None
+        trainer = self.trainer
+        trainer._logger_connector.on_batch_end()
         self.batch_progress.increment_completed()
         if self.logs_now() or trainer.fast_dev_run:
             trainer._logger_connector.update_train_step_metrics()
@@ -284,19 +262,9 @@ class ShortLoop(_TrainingEpochLoop):
             or every == float("inf")
             or any(c.reduce_on_plateau and c.interval == "step" for c in trainer.strategy.lr_scheduler_configs)
         ):
-            self._results.changed = True  # by a validation, which may log the same names
             super().on_advance_end(data_fetcher)
         else:
             self._batches_that_stepped += 1
-
-
-def result_of(output: Any) -> ClosureResult:
-    """`ClosureResult.from_training_step_output`, which would divide the loss by one."""
-    if isinstance(output, Tensor):
-        return ClosureResult(output)
-    if type(output) is dict and isinstance(loss := output.get("loss"), Tensor):
-        return ClosureResult(loss, {name: value for name, value in output.items() if name != "loss"})
-    return ClosureResult.from_training_step_output(output)
 
 
 def make_plan(trainer: Any) -> Plan | None:
