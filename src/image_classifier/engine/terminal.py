@@ -16,7 +16,6 @@ from typing import Any, TextIO
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 CONTROLS_BUT_LINES = re.compile(f"(?![\n\t]){CONTROLS.pattern}")
 
-
 SHORTEST = 5  # characters of a secret that is looked for: shorter ones would be found in other words
 secrets: set[str] = set()  # values that settings named like secrets have in this process: nothing shows them
 HIDDEN = "***"  # stands for one; Hydra's grammar takes it without quotes

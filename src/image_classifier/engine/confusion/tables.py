@@ -8,6 +8,7 @@ import csv
 import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -30,6 +31,11 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     lines = Lines()
     writer_of(lines).writerows([cell_for_sheet(cell) for cell in row] for row in rows)
     return "".join(lines)
+
+
+def read_text(path: Path) -> str:
+    """The text of a CSV file: `Path.read_text` would make a newline of a name's carriage return."""
+    return path.read_bytes().decode()
 
 
 def read_rows(lines: Iterable[str]) -> Iterator[list[str]]:

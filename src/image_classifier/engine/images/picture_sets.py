@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.pictures import Facts, PictureForm, decode, printable, reason
+from image_classifier.engine.images.pictures import Facts, PictureForm, decode, path_text, reason
 
 KEY_BYTES = 4096  # of each file, for `picture_keys`
 
@@ -137,7 +137,7 @@ class PictureFiles(Pictures):
             return file.mode
 
     def describe(self, index: int) -> str:
-        return printable(self.paths[index])
+        return path_text(self.paths[index])
 
     def version(self) -> tuple[Any, ...]:
         return (*((path, stamp(path)) for path in self.paths), self.names)

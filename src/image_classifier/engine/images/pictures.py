@@ -165,7 +165,7 @@ def class_name(folder: str) -> str:
         folder.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"expected a class folder with a name in UTF-8 but found {printable(folder)}; rename it"
+            f"expected a class folder with a name in UTF-8 but found {path_text(folder)}; rename it"
         ) from None
     return unicodedata.normalize("NFC", folder)
 
@@ -175,7 +175,7 @@ def natural(name: str) -> tuple[list[Any], str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
-def printable(path: Path | str) -> str:
+def path_text(path: Path | str) -> str:
     """A path whose bytes need not be text."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
@@ -201,7 +201,7 @@ def read_picture(path: Path, form: PictureForm) -> Tensor:
         return decode(path.read_bytes(), form)[0]
     except Exception as error:  # Pillow's plug-ins raise whatever a damaged file leads them to
         raise UserError(
-            f"expected a picture but found {printable(path)}: {reason(error)}; repair or remove the file"
+            f"expected a picture but found {path_text(path)}: {reason(error)}; repair or remove the file"
         ) from None
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images import shard_index
 from image_classifier.engine.images.picture_sets import Pictures, Reading, mode_of, stamp
-from image_classifier.engine.images.pictures import Facts, PictureForm, picture_suffixes, printable
+from image_classifier.engine.images.pictures import Facts, PictureForm, path_text, picture_suffixes
 from image_classifier.engine.images.shard_index import Places
 from image_classifier.engine.images.tar import BLOCK, members
 
@@ -78,7 +78,7 @@ class PictureShards(Pictures):
                 name = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape").name
         except (OSError, tarfile.HeaderError):
             name = f"byte {offset}"
-        return f"{printable(self.shards[shard])}/{printable(Path(name))}"
+        return f"{path_text(self.shards[shard])}/{path_text(Path(name))}"
 
     def by_shard(self) -> Iterator[tuple[Path, np.ndarray]]:
         """Each shard with the (M,) positions of its pictures in this set."""

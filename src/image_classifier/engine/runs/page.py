@@ -12,7 +12,7 @@ import numpy as np
 from image_classifier.engine.confusion.history import MatrixHistory
 from image_classifier.engine.confusion.label_errors import suspected_label_errors
 from image_classifier.engine.confusion.order import similarity_order
-from image_classifier.engine.confusion.tables import read_rows
+from image_classifier.engine.confusion.tables import read_rows, read_text
 from image_classifier.engine.runs.files import write_atomically, write_json
 from image_classifier.engine.runs.packing import (
     pack,
@@ -169,8 +169,7 @@ def read_matrix(run_dir: Path, stage: str) -> Matrix | None:
     """The counts of a stage: those that were saved, or else those of its predictions."""
     path = run_dir / "confusion_matrix" / f"{stage}.csv"
     if path.is_file():
-        text = path.read_bytes().decode()  # `read_text` would make a newline of a name's carriage return
-        header, *rows = read_rows(io.StringIO(text))
+        header, *rows = read_rows(io.StringIO(read_text(path)))
         return np.array([row[1:] for row in rows], dtype=np.int64), tuple(header[1:])
     table = read_table(run_dir, stage)
     return None if table is None else (table.counts(), table.class_names)

@@ -15,7 +15,7 @@ from torch import Tensor
 from image_classifier.engine.confusion.matrix import overall_metrics, to_csv
 from image_classifier.engine.confusion.tables import csv_text
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.pictures import printable
+from image_classifier.engine.images.pictures import path_text
 from image_classifier.engine.images.unlabelled import PictureBatches, true_classes
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.runs.summary import confused_table
@@ -122,7 +122,7 @@ def of_pictures(
     paths = [pictures.paths[index] for index in pictures.decoded]
     true = true_classes(paths, Path(source), class_names)
     return Predictions(
-        [printable(path) for path in paths], probabilities, class_names, true, min(top_k, len(class_names))
+        [path_text(path) for path in paths], probabilities, class_names, true, min(top_k, len(class_names))
     )
 
 

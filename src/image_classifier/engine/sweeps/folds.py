@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from image_classifier.engine.confusion.tables import csv_text, markdown_text
+from image_classifier.engine.confusion.tables import csv_text, markdown_text, read_text
 from image_classifier.engine.runs.files import write_atomically
 from image_classifier.engine.sweeps.jobs import Job
 from image_classifier.engine.terminal import say
@@ -122,7 +122,7 @@ def write_matrix(path: Path, validation: CrossValidation) -> None:
     if not all(file.is_file() for file in files):
         say("Folds without counts of their validation; no matrix over all", sys.stderr)
         return
-    matrices = [from_csv(file.read_bytes().decode()) for file in files]
+    matrices = [from_csv(read_text(file)) for file in files]
     counts: Tensor = sum(counts for counts, _ in matrices)  # type: ignore[assignment]
     names = matrices[0][1]
     write_atomically(path.with_suffix(".csv"), counts_to_csv(counts, names))
