@@ -257,7 +257,7 @@ def test_wandb_online_goes_on_in_the_same_run(tmp_path: Path, uploaded: str, kil
         for step in kills:
             sent = signal_at("on_train_batch_start", step)
             assert start(*arguments, sent, **variables).returncode == -signal.SIGKILL
-            arguments = [f"resume={tmp_path}/run", "~callbacks.pause"]
+            arguments = [f"resume={tmp_path}/run", "++callbacks.pause=null"]
             rows = len(server.uploads.history)
             assert (rows > 0) == (uploaded == "a part")
         resumed = start(*arguments, "~callbacks.kill", **variables)
