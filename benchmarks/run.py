@@ -15,8 +15,8 @@ NAMES = tuple(
     sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("common", "keras_loop", "run"))
 )
 LONG = {
-    *("accuracy", "decode", "explorer", "fine_tuning", "large_pictures", "many_pictures", "side_by_side", "step"),
-    "sweeps",
+    *("accuracy", "compile", "decode", "explorer", "fine_tuning", "large_pictures", "many_pictures"),
+    *("side_by_side", "step", "sweeps"),
 }
 
 

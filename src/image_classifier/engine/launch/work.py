@@ -16,6 +16,7 @@ from image_classifier.engine import interruption
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import processes
 from image_classifier.engine.launch.checks import check_config
+from image_classifier.engine.launch.compiled_code import keep_compiled_code
 from image_classifier.engine.launch.refusals import work_begins
 from image_classifier.engine.overrides import swept_keys
 from image_classifier.engine.secrets import hidden_overrides
@@ -74,6 +75,7 @@ def stop(error: UserError) -> NoReturn:
 @functools.cache
 def import_once(load: Callable[[], None]) -> None:
     """Import what the work needs; garbage collection, off since the start, then looks at it no more."""
+    keep_compiled_code()
     with interruption.held():  # torch goes on with half of numpy where an import of it was interrupted
         load()
     if not gc.isenabled():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SHARED = re.compile(r"What all .* share")  # says that a file is a part of others and no option
 PACKAGE = re.compile(r"@package (\S+)")
 
@@ -78,11 +79,12 @@ def read_config_file(path: Path) -> ConfigFile:
             package = match[1]
         else:
             heading.append(comment)
-    root = yaml.compose(text, yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader)
+    loader = LOADER(text)
+    root = loader.get_single_node()
     if not isinstance(root, yaml.MappingNode):
         return ConfigFile(" ".join(heading), package, (), {})
     defaults = next((value for key, value in root.value if key.value == "defaults"), None)
-    plain = yaml.safe_load(yaml.serialize(defaults)) if defaults is not None else []
+    plain = loader.construct_object(defaults, deep=True) if defaults is not None else []
     first = len(heading) + (package is not None)
     return ConfigFile(" ".join(heading), package, tuple(plain), dict(node_comments(root, lines, "", first)))
 
