@@ -27,7 +27,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_in_the_cache_of_the_user_for_nobody_else(home: Path) -> None:
+@pytest.mark.parametrize("variable", [None, ""], ids=["unset", "empty"])
+def test_in_the_cache_of_the_user_for_nobody_else(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv(CACHE_VARIABLE, variable)
     keep_compiled_code()
     kept = home / ".cache" / "torchinductor"
     assert os.environ[CACHE_VARIABLE] == str(kept)

@@ -12,7 +12,7 @@ def keep_compiled_code() -> None:
     By default it lies among temporary files: gone when the machine starts again, and where other users may write what
     is then run.
     """
-    if CACHE_VARIABLE in os.environ:
+    if os.environ.get(CACHE_VARIABLE):  # torch takes an empty one for the working directory
         return
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchinductor"
