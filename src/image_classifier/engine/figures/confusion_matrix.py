@@ -28,6 +28,8 @@ CELL_LIMIT = 500  # more classes than this: a painted cell shows the largest of 
 
 COLORS = (mpl.colormaps["Blues"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)  # one hue, light to dark
 DARK = 0.6  # of the way to the darkest colour, from where on white is easier to read than black
+BLACK = 0, 0, 0
+ON_LIGHT, ON_DARK, ON_EMPTY = (0x20,) * 3, (0xFF,) * 3, (0x70,) * 3  # texts of cells
 TEXT_SIZE, LABEL_SIZE, TITLE_SIZE = 11, 12, 14  # font heights in pixels
 GAP = 10  # pixels between parts
 TOP = TITLE_SIZE + 2 * GAP  # pixels above the matrices
@@ -160,32 +162,48 @@ def paint_panel(image: Image.Image, panel: Panel, x: int, shades: np.ndarray) ->
     title_width = text_width(panel.title, BASE_FONT, TITLE_SIZE)
     title_at = max(middle, x + GAP + title_width // 2)
     pen.text((title_at, TOP - GAP), panel.title, "black", font_of(BASE_FONT, TITLE_SIZE), anchor="ms")
-    paint_cells(pen, panel, left, shades)
+    paint_cells(image, panel, left, shades)
     for position, (label, path) in enumerate(panel.labels):
         center = int((position + 0.5) * panel.cell)
-        font = font_of(path, LABEL_SIZE)
         pen.line((left - 4, TOP + center, left - 1, TOP + center), "black")
         pen.line((left + center, bottom, left + center, bottom + 3), "black")
-        pen.text((left - 7, TOP + center), label, "black", font, anchor="rm")
+        paint_text(image, (left - 7, TOP + center), label, BLACK, path, LABEL_SIZE, "rm")
         if panel.angle:
             paint_turned(image, label, path, panel.angle, (left + center, bottom + 7))
         else:
-            pen.text((left + center, bottom + 6), label, "black", font, anchor="ma")
+            paint_text(image, (left + center, bottom + 6), label, BLACK, path, LABEL_SIZE, "ma")
     name_at = bottom + panel.below - 2 * GAP
-    pen.text((middle, name_at), f"predicted class{panel.axis_note}", "black", font_of(BASE_FONT, LABEL_SIZE), "ma")
+    name = f"predicted class{panel.axis_note}"
+    paint_text(image, (middle, name_at), name, BLACK, BASE_FONT, LABEL_SIZE, "ma")
     paint_upright(image, "true class", x + GAP, TOP + panel.side // 2)
 
 
-def paint_cells(pen: ImageDraw.ImageDraw, panel: Panel, left: int, shades: np.ndarray) -> None:
-    font = font_of(BASE_FONT, TEXT_SIZE)
+def paint_cells(image: Image.Image, panel: Panel, left: int, shades: np.ndarray) -> None:
     for position, text in enumerate(panel.texts):
         row, column = divmod(position, len(shades))
-        color = "#707070" if text == "0" else "white" if shades[row, column] > DARK else "#202020"
+        color = ON_EMPTY if text == "0" else ON_DARK if shades[row, column] > DARK else ON_LIGHT
         x, y = left + int((column + 0.5) * panel.cell), TOP + int((row + 0.5) * panel.cell)
         lines = text.split("\n")
         for line, text_of_line in enumerate(lines):  # faster than Pillow's own text of several lines
             offset = (line - (len(lines) - 1) / 2) * (TEXT_SIZE + 3)
-            pen.text((x, int(y + offset)), text_of_line, color, font, anchor="mm")
+            paint_text(image, (x, int(y + offset)), text_of_line, color, BASE_FONT, TEXT_SIZE, "mm")
+
+
+def paint_text(
+    image: Image.Image, at: tuple[int, int], text: str, color: tuple[int, int, int], font: str, pixels: int, anchor: str
+) -> None:
+    """Paint a line of text; `anchor` says what of it lies at the point, as in Pillow."""
+    left, top, ink = text_ink(text, font, pixels, anchor)
+    image.paste(color, (at[0] + left, at[1] + top), ink)
+
+
+@lru_cache(maxsize=4096)  # the labels are the same in every epoch, and most numbers have been there before
+def text_ink(text: str, font: str, pixels: int, anchor: str) -> tuple[int, int, Image.Image]:
+    """Where the ink begins, right of and below the anchor, and how much of it there is."""
+    left, top, right, bottom = (int(edge) for edge in font_of(font, pixels).getbbox(text, anchor=anchor))
+    ink = Image.new("L", (max(1, right - left), max(1, bottom - top)))
+    ImageDraw.Draw(ink).text((-left, -top), text, 255, font_of(font, pixels), anchor=anchor)
+    return left, top, ink
 
 
 def paint_turned(image: Image.Image, text: str, font: str, degrees: int, end: tuple[int, int]) -> None:
@@ -224,7 +242,7 @@ def paint_bar(image: Image.Image, x: int, height: int, largest: float, gamma: fl
         y = TOP + height - round(height * (tenth / 10) ** gamma)
         pen.line((x + BAR_WIDTH, y, x + BAR_WIDTH + 3, y), "black")
         number = f"{largest * tenth / 10:.2g}"
-        pen.text((x + BAR_WIDTH + 7, y), number, "black", font_of(BASE_FONT, TEXT_SIZE), anchor="lm")
+        paint_text(image, (x + BAR_WIDTH + 7, y), number, BLACK, BASE_FONT, TEXT_SIZE, "lm")
     paint_upright(image, name, x + BAR_WIDTH + BAR_SPACE - LABEL_SIZE - GAP, TOP + height // 2)
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning.loggers as pl_loggers
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.figures.png import png_bytes
 from image_classifier.engine.loggers.base import RunLogger, Table, markdown_table
 
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # its missing-TensorFlow notice tells users nothing
@@ -87,7 +89,7 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         for index, image in enumerate(images):
             tag = key if len(images) == 1 else f"{key}/{index}"
-            self.experiment.add_image(tag, image, step, dataformats="HWC")
+            self.experiment._get_file_writer().add_summary(image_summary(tag, image), step)
 
     def log_markdown(self, key: str, markdown: str, step: int) -> bool:
         self.experiment.add_text(key, markdown, step)
@@ -131,3 +133,11 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
 
     def close(self) -> None:
         super().finalize("success")
+
+
+def image_summary(tag: str, image: Any) -> Summary:
+    """What `SummaryWriter.add_image` writes of an (H, W, 3) uint8 image, which takes five times as long for it."""
+    height, width, channels = image.shape
+    png = png_bytes(image)
+    written = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=written)])
