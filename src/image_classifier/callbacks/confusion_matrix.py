@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
@@ -164,11 +165,12 @@ class ConfusionMatrixCallback(StageCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The chosen cells, so that a resumed run logs the same keys."""
-        return {"cells": {stage: [list(cell) for cell in cells] for stage, cells in self.cells.items()}}
+        return {"cells": {stage: torch.tensor(cells) for stage, cells in self.cells.items()}}  # (N, 2) int64
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.cells = {
-            stage: [(true, predicted) for true, predicted in cells] for stage, cells in state_dict["cells"].items()
+            stage: [(true, predicted) for true, predicted in torch.as_tensor(cells).tolist()]  # lists in earlier ones
+            for stage, cells in state_dict["cells"].items()
         }
 
     def save(self, stage: str, trainer: pl.Trainer) -> None:

@@ -65,12 +65,13 @@ class Report(pl.Callback):
         self.best_epoch: int | None = None  # 1 is the first; known once the training is over
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "learning_rates": self.learning_rates}
+        rates = torch.tensor(self.learning_rates, dtype=torch.float64)  # (N, 2), soon thousands
+        return {"epochs": self.epochs, "learning_rates": rates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self.epochs:  # testing loads the best checkpoint, which knows nothing of the epochs after it
             self.epochs = state_dict["epochs"]
-            self.learning_rates = state_dict["learning_rates"]
+            self.learning_rates = torch.as_tensor(state_dict["learning_rates"]).tolist()  # lists in earlier checkpoints
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

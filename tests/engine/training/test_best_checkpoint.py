@@ -17,6 +17,7 @@ from image_classifier.engine.confusion.matrix import from_csv
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.metric_modes import metric_mode
 from image_classifier.engine.sweeps.objectives import optuna_direction
+from image_classifier.engine.training.best_checkpoint import BestCheckpoint
 from tiny import EVERY_EPOCH
 
 PLAIN = (
@@ -103,6 +104,84 @@ def test_none_kept_tests_the_last_weights(train: Callable[..., Path]) -> None:
     by_hand = evaluated_by_hand(run_dir / "checkpoints" / "last.ckpt")
     assert read_metrics(run_dir)["test/acc"] == pytest.approx(by_hand["test/acc"], abs=1e-6)
     assert read_metrics(run_dir)["val/acc"] == pytest.approx(by_hand["val/acc"], abs=1e-6)
+
+
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """The keys under which two checkpoints differ."""
+    if isinstance(first, dict) and isinstance(second, dict) and list(first) == list(second):
+        return [key for name in first for key in differences(first[name], second[name], f"{path}/{name}")]
+    if isinstance(first, list | tuple) and type(first) is type(second) and len(first) == len(second):
+        pairs = enumerate(zip(first, second, strict=True))
+        return [key for index, (a, b) in pairs for key in differences(a, b, f"{path}/{index}")]
+    same = torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+    return [] if same else [path]
+
+
+@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
+@pytest.mark.parametrize("further", ["", "+callbacks.ema={_target_: pytorch_lightning.callbacks.EMAWeightAveraging}"])
+def test_a_last_epoch_that_is_the_best_is_written_once(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, logger: str, further: str
+) -> None:
+    improving = (
+        *PLAIN,
+        f"logger={logger}",
+        "monitor.metric=val/loss",
+        "trainer.max_epochs=3",
+        *filter(None, [further]),
+    )
+    checkpoints = train(*improving) / "checkpoints"
+    assert (checkpoints / "last.ckpt").samefile(checkpoints / "best.ckpt")
+    once = saved(checkpoints / "last.ckpt")
+    monkeypatch.setattr(BestCheckpoint, "saved_now", lambda *_: None)
+    again = train(*improving) / "checkpoints"
+    assert not (again / "last.ckpt").samefile(again / "best.ckpt")
+    written = saved(again / "last.ckpt")
+    for checkpoint in (
+        once,
+        written,
+    ):  # the run directories differ, and a file of TensorBoard has its second in its name
+        for name in [name for name in checkpoint["callbacks"] if name.startswith("BestCheckpoint")]:
+            del checkpoint["callbacks"][name]
+        checkpoint.pop("logged", None)
+    assert differences(once, written) == []
+
+
+@pytest.mark.parametrize(
+    ("when", "same"),
+    [
+        (("trainer.val_check_interval=0.5",), False),  # best.ckpt is written before the end of its epoch
+        (("callbacks.model_checkpoint.save_top_k=2",), True),
+        (("callbacks.model_checkpoint.save_weights_only=true",), False),
+        (("trainer.check_val_every_n_epoch=2",), False),
+    ],
+)
+def test_otherwise_last_is_a_file_of_its_own(train: Callable[..., Path], when: tuple[str, ...], same: bool) -> None:
+    checkpoints = (
+        train(*PLAIN, "monitor.metric=val/loss", "trainer.max_epochs=3", *(f"++{o}" for o in when)) / "checkpoints"
+    )
+    assert (checkpoints / "last.ckpt").samefile(checkpoints / "best.ckpt") == same
+    last = saved(checkpoints / "last.ckpt")
+    assert last["optimizer_states"]
+    assert (last["epoch"], last["global_step"]) == (2, 24)
+
+
+def test_a_best_checkpoint_without_the_state_of_the_training(train: Callable[..., Path], tmp_path: Path) -> None:
+    settings = (*PLAIN, *NOISY, "++callbacks.model_checkpoint.save_weights_only=true")
+    run_dir = train(*settings)
+    check_consistency(run_dir)
+    best = run_dir / "checkpoints" / "best.ckpt"
+    assert not {"optimizer_states", "lr_schedulers"} & saved(best).keys()
+    with pytest.raises(UserError, match=f"only the weights in {best}.*last.ckpt.*model.init_from={best}"):
+        train(*settings, f"ckpt_path={best}", f"paths.run_dir={tmp_path / 'other'}")
+    went_on = train(
+        *settings,
+        "trainer.max_epochs=7",
+        f"ckpt_path={best.with_name('last.ckpt')}",
+        f"paths.run_dir={tmp_path / 'on'}",
+    )
+    figures = read_metrics(went_on)
+    earlier, later = validations(run_dir, "val/acc"), validations(went_on, "val/acc")
+    assert (figures["epochs"], figures["val/acc"]) == (7, pytest.approx(max(earlier + later), rel=1e-5))
 
 
 WHEN = [

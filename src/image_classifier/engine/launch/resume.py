@@ -35,6 +35,12 @@ def check_resumable(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         UserError: The settings are those of another run, or there are fewer epochs to train than are done.
     """
+    if "optimizer_states" not in checkpoint:
+        raise UserError(
+            f"expected a checkpoint from which a training can go on but found only the weights in {cfg.ckpt_path} "
+            "(callbacks.model_checkpoint.save_weights_only); take the last.ckpt beside it, or begin anew with its "
+            f"weights: model.init_from={cfg.ckpt_path}"
+        )
     recipe = checkpoint["recipe"]
     wanted = recipe_settings(OmegaConf.to_container(cfg, resolve=True))
     changes = differences(recipe_settings(recipe), wanted)

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from image_classifier.engine.terminal import say
@@ -42,6 +43,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.validated_step: int | None = None  # optimizer step of the last validation; None before any training
         self.validated_weights: list[float] | None = None  # the fingerprint of those
         self.resumed_from: Path | None = None
+        self.saved_at: tuple[int, Path] | None = None  # step and file, of what was saved at the end of an epoch
 
     @property
     def best_path(self) -> Path | None:
@@ -76,7 +78,17 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.monitor is None or self.validated_step == trainer.global_step:  # the metric is of these weights
+            before = self._last_global_step_saved
             super().on_train_epoch_end(trainer, pl_module)
+            if self._last_global_step_saved != before:
+                self.saved_at = trainer.global_step, Path(self._last_checkpoint_saved)
+
+    def saved_now(self, trainer: pl.Trainer) -> Path | None:
+        """The file that holds all that a checkpoint holds now, at the end of an epoch; None if there is none."""
+        one_file = type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy)  # others may write a directory
+        if self.saved_at is None or self.saved_at[0] != trainer.global_step or self.save_weights_only or not one_file:
+            return None
+        return self.saved_at[1]
 
     def consider(self, trainer: pl.Trainer) -> None:
         """Compare weights that were validated after the training with the best so far."""
@@ -91,7 +103,13 @@ class BestCheckpoint(ModelCheckpoint):
         return trainer.strategy.reduce_boolean_decision(seen, all=True)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
+        if self.save_weights_only:
+            save_for_use(trainer, filepath)
+            self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+            for logger in trainer.loggers if trainer.is_global_zero else ():
+                logger.after_save_checkpoint(self)
+        else:
+            super()._save_checkpoint(trainer, filepath)
         best = Path(self.best_model_path)
         if trainer.is_global_zero and best.name != "best.ckpt" and best.is_file():
             link_or_copy(best, self.own_path("best.ckpt"))
@@ -160,6 +178,15 @@ class BestCheckpoint(ModelCheckpoint):
         self.kth_value = self.best_k_models[self.kth_best_model_path]
         self.best_model_path = best(self.best_k_models, key=lambda path: float(self.best_k_models[path]))
         self.best_model_score = self.best_k_models[self.best_model_path]
+
+
+def save_for_use(trainer: pl.Trainer, path: str) -> None:
+    """Save what evaluation, prediction and export need. Lightning's `weights_only` leaves out the recipe, too."""
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+    for of_the_training in ("optimizer_states", "lr_schedulers"):
+        checkpoint.pop(of_the_training, None)
+    trainer.strategy.save_checkpoint(checkpoint, path)
+    trainer.strategy.barrier("a checkpoint without the state of the training")
 
 
 def fingerprint(model: torch.nn.Module) -> list[float]:

@@ -8,7 +8,7 @@ from image_classifier.engine.runs.results import Results
 
 
 class CheckpointContents(pl.Callback):
-    """Adds the `recipe` and the latest validation `metrics` to every checkpoint.
+    """Adds the `recipe`, the latest validation `metrics` and `training_metrics` to every checkpoint.
 
     Args:
         recipe: Plain containers.
@@ -18,14 +18,18 @@ class CheckpointContents(pl.Callback):
     def __init__(self, recipe: dict[str, Any], results: Results | None = None) -> None:
         self.recipe = recipe
         self.results = results or Results()
+        self.training_metrics: dict[str, float] = {}  # of the last whole epoch
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["recipe"] = self.recipe
-        checkpoint["metrics"] = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        checkpoint["metrics"] = {name: value for name, value in metrics.items() if name.startswith("val/")}
+        self.training_metrics |= {
+            name: value for name, value in metrics.items() if name.startswith("train/") and not name.endswith("_step")
         }
+        checkpoint["training_metrics"] = dict(self.training_metrics)
         counts = self.results.counts.get("val")
         if counts is not None:
             checkpoint["counts"] = counts.int() if counts.sum() < 2**31 else counts
@@ -33,5 +37,12 @@ class CheckpointContents(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        self.training_metrics = training_metrics(checkpoint)
         if checkpoint.get("counts") is not None:
             self.results.counts["val"] = checkpoint["counts"].long()
+
+
+def training_metrics(checkpoint: dict[str, Any]) -> dict[str, float]:
+    """The training metrics of the last whole epoch before a checkpoint: those of a run with nothing left to train."""
+    earlier = checkpoint["callbacks"].get("LastCheckpoint", {}).get("metrics", {})  # where they were before
+    return dict(checkpoint.get("training_metrics", earlier))

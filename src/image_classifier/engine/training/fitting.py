@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.training.best_checkpoint import BestCheckpoint
-from image_classifier.engine.training.last_checkpoint import training_metrics
+from image_classifier.engine.training.checkpoint_contents import training_metrics
 
 
 def fit(
@@ -36,7 +36,10 @@ def fit(
     except (ValueError, MisconfigurationException) as error:
         raise told(error) from error
     epochs = trainer.current_epoch
-    metrics = {name: digits(value) for name, value in training_metrics(ckpt_path).items()}
+    metrics: dict[str, float] = {}
+    if ckpt_path:
+        resumed = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+        metrics |= {name: digits(value) for name, value in training_metrics(resumed).items()}
     metrics |= epoch_metrics(trainer, "train/", "val/")
     checkpoint: Any = trainer.checkpoint_callback
     if may_choose(trainer, checkpoint) and not checkpoint.has_seen(trainer, model):

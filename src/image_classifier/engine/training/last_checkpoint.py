@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from image_classifier.engine import interruption
 from image_classifier.engine.disk import require_room
+from image_classifier.engine.training.best_checkpoint import BestCheckpoint, link_or_copy
 
 COST = 0.01  # share of the time that may go into checkpoints within an epoch
 LOOK = 1.0  # seconds between two moments at which several processes compare what they know
@@ -36,7 +37,6 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.saved_at = 0.0  # of `monotonic`
         self.seconds = 0.0  # that the last one took
-        self.metrics: dict[str, float] = {}  # of the training in the last epoch
         self.holding = False
         self.looked_at = 0, 0.0  # step and time
         self.next_look = 0  # step
@@ -79,18 +79,9 @@ class LastCheckpoint(Checkpoint):
                 raise interruption.Interrupted(asked, after_step=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("train/") and not name.endswith("_step")
-        }
-        self.save(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"metrics": self.metrics}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.metrics = state_dict["metrics"]
+        best: Any = trainer.checkpoint_callback
+        same = best.saved_now(trainer) if isinstance(best, BestCheckpoint) else None
+        self.save(trainer, same)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         asked, _ = self.agree(trainer)
@@ -111,11 +102,15 @@ class LastCheckpoint(Checkpoint):
             self.holding = False
             interruption.release()
 
-    def save(self, trainer: pl.Trainer) -> None:
+    def save(self, trainer: pl.Trainer, same: Path | None = None) -> None:
+        """Write the checkpoint, or take a file with the same content for it."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         start = time.monotonic()
-        trainer.save_checkpoint(self.path)
+        if same is None:
+            trainer.save_checkpoint(self.path)
+        elif trainer.is_global_zero:
+            link_or_copy(same, self.path)
         self.saved_at = time.monotonic()
         self.seconds = self.saved_at - start
 
@@ -157,14 +152,6 @@ def checkpoint_bytes(trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
             copies = 2 if "betas" in group else bool(group.get("momentum"))
             total += copies * sum(parameter.nbytes for parameter in group["params"])
     return total
-
-
-def training_metrics(ckpt_path: str | None) -> dict[str, float]:
-    """The training metrics of the last whole epoch before a checkpoint: those of a run with nothing left to train."""
-    if ckpt_path is None:
-        return {}
-    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    return checkpoint["callbacks"].get(LastCheckpoint.__qualname__, {}).get("metrics", {})
 
 
 def resumes_here(trainer: pl.Trainer) -> bool:

@@ -40,9 +40,10 @@ def of_all_processes(own: dict[str, Any]) -> list[dict[str, Any]]:
 
 def current_states() -> dict[str, Any]:
     """The random states of this process, in what `torch.load(weights_only=True)` reads."""
+    version, words, python_gauss = random.getstate()
     name, keys, position, has_gauss, gauss = cast("tuple[str, np.ndarray, int, int, float]", np.random.get_state())
     states: dict[str, Any] = {
-        "python": random.getstate(),
+        "python": (version, torch.tensor(words), python_gauss),  # one tensor: 625 numbers would take longer to write
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
         "torch": torch.get_rng_state(),
     }
@@ -55,8 +56,9 @@ def current_states() -> dict[str, Any]:
 
 def restore(states: dict[str, Any]) -> None:
     """Set what `current_states` returned."""
-    version, keys, gauss = states["python"]
-    random.setstate((version, tuple(keys), gauss))
+    version, words, python_gauss = states["python"]
+    words = words.tolist() if isinstance(words, torch.Tensor) else words  # numbers in earlier checkpoints
+    random.setstate((version, tuple(words), python_gauss))
     name, numpy_keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((name, numpy_keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(states["torch"])
