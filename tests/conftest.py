@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from system_packages import NEEDS, why_not
@@ -22,6 +23,7 @@ from given_logits import run_test  # noqa: F401  # a fixture
 from image_classifier import pipeline
 from image_classifier.engine.launch.checks import check_config
 from image_classifier.engine.launch.configuration import register_resolvers  # noqa: F401  # its import registers them
+from image_classifier.engine.launch.templates import from_template
 from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from tiny import TINY
 
@@ -71,8 +73,11 @@ def compose_config(tmp_path: Path) -> Callable[..., DictConfig]:
     """Compose and check a configuration whose run directory is `tmp_path / "run"`."""
 
     def make(*overrides: str, config_name: str = "train") -> DictConfig:
+        chosen = [f"paths.run_dir={tmp_path / 'run'}", *overrides]
         with initialize_config_dir(CONFIG_DIR):
-            cfg = compose(config_name, overrides=[f"paths.run_dir={tmp_path / 'run'}", *overrides])
+            loader = GlobalHydra.instance().config_loader()
+            cfg = from_template(loader, config_name, chosen, lambda shape: compose(config_name, list(shape)))
+            cfg = compose(config_name, chosen) if cfg is None else cfg
         check_config(cfg)
         return cfg
 

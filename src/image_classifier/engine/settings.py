@@ -4,7 +4,7 @@ The launcher reads such annotations from the source of whatever a configuration 
 value that does not fit before torch is imported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 
@@ -40,3 +40,10 @@ def in_steps(first: int, step: int) -> Bound:
 
 Count = Annotated[int, at_least(1)]
 Share = Annotated[float, between(0, 1)]
+
+
+def value_at(settings: Any, key: str) -> Any:
+    """What stands under a dotted key; None where nothing does."""
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings

@@ -1,7 +1,7 @@
 """Checks of the composed configuration, made before torch is imported: one line says what to type instead."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch.monitored import check_monitored
 from image_classifier.engine.launch.signatures import check_signatures
 from image_classifier.engine.metric_modes import metric_mode
+from image_classifier.engine.settings import value_at
 
 PRECISIONS = (
     *("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
@@ -30,6 +31,7 @@ PATHS = (
 )
 
 
+Settings = Mapping[str, Any]  # resolved, in plain containers
 MADE_OF_SETTINGS = ("data", "model", "callbacks", "confusion_matrix", "logger", "trainer")
 
 
@@ -50,7 +52,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_image_size(value: Any) -> bool:
-    sides = value if OmegaConf.is_list(value) and len(value) == 2 else [value]
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
     return all(is_whole(side) and side >= 1 for side in sides)
 
 
@@ -59,7 +61,7 @@ def statistics(minimum: float, example: str) -> Check:
     return Check(
         lambda value: (
             value == "auto"
-            or (OmegaConf.is_list(value) and len(value) > 0 and all(is_number(v) and v >= minimum for v in value))
+            or (isinstance(value, list) and len(value) > 0 and all(is_number(v) and v >= minimum for v in value))
         ),
         f"auto, or a list of numbers of at least {minimum:g}, one a channel",
         example,
@@ -99,7 +101,7 @@ def one_of(*choices: str) -> Check:
 
 def some_of(*choices: str) -> Check:
     return Check(
-        lambda value: OmegaConf.is_list(value) and all(item in choices for item in value),
+        lambda value: isinstance(value, list) and all(item in choices for item in value),
         f"a list of any of {', '.join(choices)}",
         f"[{choices[0]}]",
     )
@@ -108,7 +110,9 @@ def some_of(*choices: str) -> Check:
 def normalization() -> Check:
     modes = ("none", "true", True, "pred", "all")  # YAML reads true as a boolean
     return Check(
-        lambda value: value in modes or (OmegaConf.is_list(value) and value and all(mode in modes for mode in value)),
+        lambda value: (
+            value in modes or (isinstance(value, list) and value != [] and all(mode in modes for mode in value))
+        ),
         "one of none, true, pred, all, or a list of them",
         "[none,true]",
     )
@@ -122,7 +126,7 @@ def parts() -> Check:
     """Of a group whose options can be combined."""
     return Check(
         lambda value: (
-            OmegaConf.is_dict(value) and all(part is None or OmegaConf.is_dict(part) for part in value.values())
+            isinstance(value, dict) and all(part is None or isinstance(part, dict) for part in value.values())
         ),
         "names with what each is made of, or null",
         "{mine: {_target_: my_package.Mine}}",
@@ -177,26 +181,26 @@ CHECKS: dict[str, Check] = {
     "model.loss.gamma": at_least(0, 2),
     "model.init_from": Check(lambda value: isinstance(value, str), "the path of a checkpoint", "last.ckpt"),
     "model.freeze": Check(
-        lambda value: OmegaConf.is_list(value) and all(isinstance(item, str) for item in value),
+        lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
         "a list of patterns of parameter names",
         "[stem]",
     ),
     "model.lr_factors": Check(
-        lambda value: OmegaConf.is_dict(value) and all(is_number(factor) and factor >= 0 for factor in value.values()),
+        lambda value: isinstance(value, dict) and all(is_number(factor) and factor >= 0 for factor in value.values()),
         "patterns of parameter names with factors of at least 0",
         "{stem: 0.1}",
     ),
     "model.decay_biases_and_norms": switch(),
     "shortcuts": switch(),
     "metrics": Check(
-        lambda value: OmegaConf.is_dict(value) and all(OmegaConf.is_dict(metric) for metric in value.values()),
+        lambda value: isinstance(value, dict) and all(isinstance(metric, dict) for metric in value.values()),
         "names with what each is made of",
         "{}",
     ),
     "callbacks": parts(),
     "logger": parts(),
     "objectives": Check(
-        lambda value: OmegaConf.is_dict(value) and all(mode in ("max", "min") for mode in value.values()),
+        lambda value: isinstance(value, dict) and all(mode in ("max", "min") for mode in value.values()),
         "metrics with max or min each",
         "{val/acc: max}",
     ),
@@ -258,43 +262,81 @@ def required_is_there(value: Any) -> bool:
     return value is not None and value != ""
 
 
-def check_config(cfg: DictConfig) -> None:
+def check_config(cfg: DictConfig, *, whole: bool = False) -> None:
     """Check those settings that are there; which ones are depends on the chosen groups.
+
+    Args:
+        cfg: The configuration.
+        whole: Everything must be there that it interpolates: true where Hydra runs.
 
     Raises:
         UserError: A mandatory setting is missing, or one has a wrong type or is out of range.
     """
-    if missing := OmegaConf.missing_keys(cfg):
+    if missing := missing_keys(OmegaConf.to_container(cfg)):
         key = min(missing)
         raise UserError(f"expected a value for {key} but found none; add {key}=VALUE")
+    settings, unresolved = plain_settings(cfg)
+    check_settings(settings)
+    if whole and unresolved is not None:
+        reason = str(unresolved).splitlines()[0]
+        raise UserError(f"expected what ${{}} names in {unresolved.full_key} to be there but found: {reason}")
+
+
+def missing_keys(node: Any, path: str = "") -> list[str]:
+    """The dotted keys of mandatory settings without a value, as `OmegaConf.missing_keys`, which resolves them all."""
+    if isinstance(node, dict | list):
+        parts = node.items() if isinstance(node, dict) else enumerate(node)
+        return [key for name, part in parts for key in missing_keys(part, f"{path}.{name}" if path else str(name))]
+    return [path] if node == "???" else []
+
+
+def plain_settings(cfg: DictConfig) -> tuple[Settings, InterpolationResolutionError | None]:
+    """The resolved settings in plain containers, which are read many times, and the error for those that are left out.
+
+    They are left out because they can be resolved only inside of Hydra, or because they name what is not there.
+    """
+    try:
+        return OmegaConf.to_container(cfg, resolve=True), None  # type: ignore[return-value]
+    except InterpolationResolutionError as error:
+        return resolved(cfg), error
+
+
+def check_settings(settings: Settings) -> None:
     for key in REQUIRED:
         parent, _, name = key.rpartition(".")
-        holder = OmegaConf.select(cfg, parent) if parent else cfg
-        if OmegaConf.is_dict(holder) and name in holder and not required_is_there(holder[name]):
+        holder = value_at(settings, parent) if parent else settings
+        if isinstance(holder, dict) and name in holder and not required_is_there(holder[name]):
             raise UserError(f"expected a value for {key} but found {holder[name]!r}; leave {key} out, or give it one")
     for key, check in CHECKS.items():
-        value = OmegaConf.select(cfg, key)
+        value = value_at(settings, key)
         if value is not None and not check.accepts(value):
             raise UserError(
                 f"expected {key} to be {check.expected} but found {value!r}; for example {key}={check.example}"
             )
-    if cfg.get("command") in OF_A_CHECKPOINT and not required_is_there(cfg.get("ckpt_path")):
-        raise UserError(f"expected ckpt_path to be a checkpoint but found {cfg.get('ckpt_path')!r}; add ckpt_path=FILE")
-    for key, example in (("input", "PICTURES"), ("output", "predictions.csv")):
-        if cfg.get("command") == "predict" and not required_is_there(cfg.get(key)):
-            raise UserError(f"expected {key} to be a path but found {cfg.get(key)!r}; for example {key}={example}")
-    if cfg.get("command") == "predict":
-        check_whole_prediction(cfg.trainer)
+    check_what_a_checkpoint_is_for(settings)
     for part in MADE_OF_SETTINGS:
-        if cfg.get(part) is not None:
-            check_signatures(resolved(cfg[part]), part)
-    check_together(cfg)
-    check_monitored(cfg)
-    if not cfg.get("train", True) and cfg.get("ckpt_path") is None:
+        if settings.get(part) is not None:
+            check_signatures(settings[part], part)
+    check_together(settings)
+    check_monitored(settings)
+
+
+def check_what_a_checkpoint_is_for(settings: Settings) -> None:
+    """Which checkpoint, and of which pictures to where."""
+    command, checkpoint = settings.get("command"), settings.get("ckpt_path")
+    if command in OF_A_CHECKPOINT and not required_is_there(checkpoint):
+        raise UserError(f"expected ckpt_path to be a checkpoint but found {checkpoint!r}; add ckpt_path=FILE")
+    if not settings.get("train", True) and checkpoint is None:
         raise UserError("expected a checkpoint to test because train=false but found none; add ckpt_path=FILE")
+    if command != "predict":
+        return
+    for key, example in (("input", "PICTURES"), ("output", "predictions.csv")):
+        if not required_is_there(settings.get(key)):
+            raise UserError(f"expected {key} to be a path but found {settings.get(key)!r}; for example {key}={example}")
+    check_whole_prediction(settings["trainer"])
 
 
-def check_whole_prediction(trainer: DictConfig) -> None:
+def check_whole_prediction(trainer: Settings) -> None:
     """Refuse what would leave pictures out of a prediction."""
     for key, whole in (("limit_predict_batches", 1.0), ("fast_dev_run", False)):
         value = trainer.get(key)
@@ -318,16 +360,17 @@ def resolved(node: Any) -> Any:
     return found
 
 
-def check_together(cfg: DictConfig) -> None:
+def check_together(settings: Settings) -> None:
     """Settings that contradict each other.
 
     Raises:
         UserError: Two of them do.
     """
-    goals = [("objectives", name, mode) for name, mode in (cfg.get("objectives") or {}).items()]
-    if OmegaConf.select(cfg, "monitor.metric"):
-        mode = cfg.monitor.mode if "mode" in cfg.monitor else metric_mode(cfg.monitor.metric)
-        goals.append(("monitor.mode", cfg.monitor.metric, mode))
+    goals = [("objectives", name, mode) for name, mode in (settings.get("objectives") or {}).items()]
+    if value_at(settings, "monitor.metric"):
+        monitor = settings["monitor"]
+        mode = monitor["mode"] if "mode" in monitor else metric_mode(monitor["metric"])
+        goals.append(("monitor.mode", monitor["metric"], mode))
     for setting, name, mode in goals:
         known = metric_mode(name)
         if mode is None:
@@ -337,34 +380,34 @@ def check_together(cfg: DictConfig) -> None:
             )
         if known is not None and mode != known:
             raise UserError(f"expected {setting} to be {known} for {name} but found {mode}; leave it out")
-    trainer = cfg.get("trainer") or {}
+    trainer = settings.get("trainer") or {}
     if trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) in (-1, None) and not trainer.get("max_time"):
         raise UserError(
             "expected an end of the training besides trainer.max_epochs=-1 but found none; add +trainer.max_steps=1000"
         )
-    check_mix(cfg)
-    check_folds(cfg)
-    flips = [key for key in ("model.test_time_flip", "data.augmentation.flip") if OmegaConf.select(cfg, key)]
-    if cfg.get("train") and OmegaConf.select(cfg, "data.mirror") is False and flips:
+    check_mix(settings)
+    check_folds(settings)
+    flips = [key for key in ("model.test_time_flip", "data.augmentation.flip") if value_at(settings, key)]
+    if settings.get("train") and value_at(settings, "data.mirror") is False and flips:
         raise UserError(
             f"expected no mirrored images because a mirror image is another class here (data.mirror=false) but found "
-            f"{flips[0]}={OmegaConf.select(cfg, flips[0])}; leave it out, or say that they may be: data.mirror=true"
+            f"{flips[0]}={value_at(settings, flips[0])}; leave it out, or say that they may be: data.mirror=true"
         )
 
 
-def check_mix(cfg: DictConfig) -> None:
+def check_mix(settings: Settings) -> None:
     """Mixed targets are probabilities, in which no class can be left out."""
-    ignored = OmegaConf.select(cfg, "model.ignore_index")
-    mixes = [key for key in ("data.mix.mixup", "data.mix.cutmix") if OmegaConf.select(cfg, key)]
+    ignored = value_at(settings, "model.ignore_index")
+    mixes = [key for key in ("data.mix.mixup", "data.mix.cutmix") if value_at(settings, key)]
     if mixes and ignored is not None and ignored >= 0:
         raise UserError(
             f"expected no mixed labels because model.ignore_index={ignored} leaves out a class but found "
-            f"{mixes[0]}={OmegaConf.select(cfg, mixes[0])}; leave one of the two out"
+            f"{mixes[0]}={value_at(settings, mixes[0])}; leave one of the two out"
         )
 
 
-def check_folds(cfg: DictConfig) -> None:
-    folds, fold = OmegaConf.select(cfg, "data.folds"), OmegaConf.select(cfg, "data.fold")
+def check_folds(settings: Settings) -> None:
+    folds, fold = value_at(settings, "data.folds"), value_at(settings, "data.fold")
     if fold and folds is None:
         raise UserError(f"expected data.folds because data.fold={fold} but found none; for example data.folds=5")
     if folds is not None and fold is not None and fold >= folds:

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.engine.launch.checks import check_config  # registers resolvers of its own
+from image_classifier.engine.launch.templates import compose_jobs_once
 from image_classifier.engine.overrides import prepare
 from image_classifier.engine.project import CONFIG_DIR, PROJECT_ROOT
 from image_classifier.engine.sqlite import sqlite_url
@@ -74,3 +75,4 @@ def register_resolvers() -> None:
 
 
 register_resolvers()
+compose_jobs_once()

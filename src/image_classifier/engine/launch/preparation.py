@@ -74,8 +74,10 @@ def settle_precision(cfg: DictConfig, model: pl.LightningModule, recipe: dict[st
 
 def save_config(cfg: DictConfig) -> None:
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        settings = hidden(OmegaConf.to_container(cfg, resolve=True))
-        write_atomically(Path(cfg.paths.run_dir, "config.yaml"), OmegaConf.to_yaml(OmegaConf.create(settings)))
+        settings = OmegaConf.to_container(cfg, resolve=True)
+        shown = hidden(settings)
+        holder = cfg if shown == settings else OmegaConf.create(shown)  # which takes longer than all the rest
+        write_atomically(Path(cfg.paths.run_dir, "config.yaml"), OmegaConf.to_yaml(holder, resolve=True))
 
 
 def run_facts(cfg: DictConfig, model: pl.LightningModule) -> dict[str, Any]:

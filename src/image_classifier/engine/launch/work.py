@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier.engine import interruption
 from image_classifier.engine.errors import UserError
@@ -30,12 +29,9 @@ def perform(cfg: DictConfig, task: Task, load: Callable[[], None], one_process: 
     """Check a configuration and do the work on it, telling mistakes of the user's in one line."""
 
     def check_and_work(cfg: DictConfig) -> Any:
-        try:
-            check_config(cfg)
-            OmegaConf.to_container(cfg, resolve=True)
-        except InterpolationResolutionError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"expected what ${{}} names in {error.full_key} to be there but found: {reason}") from None
+        check_config(cfg, whole=True)
+        if cfg.get("train"):  # else settings of the checkpoint take the place of some that others interpolate
+            OmegaConf.resolve(cfg)  # once: they are read many times from here on
         if one_process and processes.number_of_processes(cfg.trainer) > 1:
             raise UserError(
                 f"expected trainer.devices=1, for {task.__name__} runs in one process, but found {cfg.trainer.devices}"
