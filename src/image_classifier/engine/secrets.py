@@ -9,6 +9,7 @@ What is made of the configuration gets the real value.
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from hydra.errors import HydraException
@@ -24,6 +25,7 @@ NAMES = re.compile(rf"(?:.*_)?(?:password|passwd|passphrase|secret|token|(?:{KEY
 SECTIONS = re.compile(r"(?:.*_)?(?:credentials?|secrets)")
 
 
+@lru_cache(maxsize=10_000)
 def is_secret(key: Any) -> bool:
     """Whether a setting of this name, dotted or the last part alone, is one to hide."""
     *sections, name = (spelled(part) for part in str(key).split("."))

@@ -28,6 +28,7 @@ FROM_A_TEMPLATE = [
     ("hydra.job.chdir=true", "seed=9"),
     ("seed=true", "trainer.precision=16", "model.channels_last=0"),
     ("seed=nan",),
+    ("callbacks.report=null", "data.mix=null", "seed=2"),  # they take the place of several settings
     ("data.augmentation.flip=0.25", "data.augmentation.erase=1", "callbacks.early_stopping.patience=1"),
 ]
 BY_HYDRA = [
@@ -35,7 +36,6 @@ BY_HYDRA = [
     ("model.net={_target_: a.B}", "model.net._target_=c.D"),
     ("model.optimizer.lr=0.1", "~model.optimizer"),
     ("seed=1", "~trainer.max_epochs=6"),
-    ("callbacks.report=null", "seed=2"),  # it takes the place of a group of settings
 ]
 REFUSED = [
     ("data.fold=1", "+data.fold=2"),

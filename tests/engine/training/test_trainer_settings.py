@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint, ModelSummary, ProgressBar
 
 from image_classifier import pipeline
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch import assembly
 
 PLAIN = ("logger=csv", "confusion_matrix=none", "data.batch_size=32")
 
@@ -182,3 +184,33 @@ def test_evaluation_repeats_the_test_in_every_precision(
         found = json.loads((tmp_path / other / "metrics.json").read_text())
         for name in ("test/acc", "test/loss"):
             assert found[name] == expected[name], (other, name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "there"),
+    [
+        ([], {"bar", "checkpoint", "summary"}),
+        (["callbacks.progress_bar=null"], {"checkpoint", "summary"}),
+        (["callbacks.model_summary=null"], {"bar", "checkpoint"}),
+        (["callbacks.model_checkpoint=null", "callbacks.last_checkpoint=null"], {"bar", "summary"}),
+        (["callbacks=none"], set()),
+        (["callbacks=none", "+trainer.enable_progress_bar=true"], {"bar"}),
+        (["callbacks=none", "+trainer.enable_checkpointing=true"], {"checkpoint"}),
+    ],
+)
+def test_lightning_adds_nothing_in_place_of_what_is_left_out(
+    compose_config: Callable[..., Any], overrides: list[str], there: set[str]
+) -> None:
+    cfg = compose_config("data=synthetic", "trainer.precision=32-true", "logger=none", *overrides)
+    trainer = assembly.make_trainer(cfg, [])
+    kinds = {"bar": ProgressBar, "checkpoint": Checkpoint, "summary": ModelSummary}
+    assert {name for name, kind in kinds.items() if any(isinstance(c, kind) for c in trainer.callbacks)} == there
+
+
+def test_a_run_without_callbacks_tests_its_last_weights_and_leaves_no_checkpoint(
+    compose_config: Callable[..., Any],
+) -> None:
+    cfg = compose_config(*PLAIN, "callbacks=none", "data=synthetic", "model=mlp", "trainer.max_epochs=1")
+    pipeline.train(cfg)
+    assert "test/acc" in json.loads(Path(cfg.paths.run_dir, "metrics.json").read_text())
+    assert not list(Path(cfg.paths.run_dir).rglob("*.ckpt"))

@@ -41,6 +41,13 @@ from image_classifier.engine.training.monitored import MonitoredMetrics
 from image_classifier.engine.training.random_states import RandomStates
 from image_classifier.engine.training.shortcuts import take_shortcuts
 
+# Of the trainer, for callbacks that Lightning adds where there are none of their kind.
+SWITCHES: dict[str, type] = {
+    "enable_progress_bar": ProgressBar,
+    "enable_checkpointing": Checkpoint,
+    "enable_model_summary": ModelSummary,
+}
+
 
 def make_datamodule(cfg: DictConfig) -> Any:
     datamodule = make(cfg.data, cfg.get("trusted", ()))
@@ -203,12 +210,13 @@ def make_trainer(
     recipe = recipe or {}
     chosen_metrics = {**recipe.get("metrics", {}), **plain(cfg.get("metrics"))}
     metrics = make_metrics(chosen_metrics, len(recipe.get("class_names", ())), trusted)
-    chosen = [callback for callback in (cfg.callbacks or {}).values() if callback]
+    chosen = {f"callbacks.{name}": callback for name, callback in (cfg.callbacks or {}).items() if callback}
     if cfg.confusion_matrix:
-        chosen.append(cfg.confusion_matrix)
+        chosen["confusion_matrix"] = cfg.confusion_matrix
+    made = [make_callback(name, settings, trusted, results) for name, settings in chosen.items()]
     callbacks = [
         EpochMetrics(metrics),  # the first: others read what it logs
-        *suitable([make_callback(settings, trusted, results) for settings in chosen], cfg.trainer, bool(loggers)),
+        *suitable(made, cfg.trainer, bool(loggers)),
         MonitoredMetrics(list(monitored_metrics(cfg))),
         CheckpointContents(hidden(recipe, instead=None), results),
         MarkLoggers(),
@@ -216,14 +224,19 @@ def make_trainer(
         RandomStates(),
     ]
     plugins = [AtomicCheckpointIO(), *(make(plugin, trusted) for plugin in cfg.trainer.get("plugins") or ())]
-    trainer: pl.Trainer = make(cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins)
+    none = [switch for switch, kind in SWITCHES.items() if not any(isinstance(made, kind) for made in callbacks)]
+    off = {switch: False for switch in none if cfg.trainer.get(switch) is None}  # or Lightning would add its own
+    trainer: pl.Trainer = make(
+        cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins, **off
+    )
     if cfg.get("shortcuts"):
         take_shortcuts(trainer)
     return trainer
 
 
-def make_callback(settings: Any, trusted: Sequence[str], results: Results | None) -> pl.Callback:
-    return make(settings, trusted, **accepted(target_of(settings, trusted), {"results": results}))
+def make_callback(name: str, settings: Any, trusted: Sequence[str], results: Results | None) -> pl.Callback:
+    factory = make(settings, trusted, _partial_=True)
+    return called(name, factory, **accepted(factory.func, {"results": results}))
 
 
 def target_of(settings: Mapping[str, Any], trusted: Sequence[str]) -> Any:
@@ -234,11 +247,7 @@ def target_of(settings: Mapping[str, Any], trusted: Sequence[str]) -> Any:
 def suitable(callbacks: list[pl.Callback], settings: DictConfig, logs: bool) -> list[pl.Callback]:
     """Those callbacks that have something to do under the trainer's settings; Lightning refuses the others."""
     idle: tuple[type, ...] = () if logs else (LearningRateMonitor,)
-    for switch, kind in (
-        ("enable_progress_bar", ProgressBar),
-        ("enable_checkpointing", Checkpoint),
-        ("enable_model_summary", ModelSummary),
-    ):
+    for switch, kind in SWITCHES.items():
         if settings.get(switch) is False:
             idle += (kind,)
     if settings.get("limit_val_batches") == 0 and not settings.get("fast_dev_run"):

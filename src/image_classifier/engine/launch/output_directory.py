@@ -69,7 +69,11 @@ def save_whole(cfg: Any, filename: str, output_dir: Path) -> None:
     path = output_dir / filename
     if path.is_file():
         former.setdefault(path, (path.read_bytes(), saved_configuration(path)))
-    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(without_secrets(cfg))))
+    shown = without_secrets(cfg)
+    holder = (
+        cfg if shown == OmegaConf.to_container(cfg) else OmegaConf.create(shown)
+    )  # which takes the most of the time
+    write_atomically(path, OmegaConf.to_yaml(holder))
 
 
 def saved_configuration(path: Path) -> int | None:

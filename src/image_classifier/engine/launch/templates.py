@@ -74,7 +74,7 @@ def from_template(
         if len(templates) > KEPT:
             templates.popitem(last=False)
         cfg = copy.deepcopy(templates[template])
-        if any(not is_value(cfg, override.key_or_group) for override in values):
+        if not all(is_setting(cfg, override.key_or_group) for override in values):
             return None
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
     except HydraException:  # which all overrides together tell best
@@ -123,11 +123,11 @@ def overlap(first: list[str], second: list[str]) -> bool:
     return all(a == b for a, b in zip(first, second, strict=False))
 
 
-def is_value(cfg: DictConfig, key: str) -> bool:
-    """Whether there is a value under a key, neither a group nor nothing, without resolving anything."""
+def is_setting(cfg: DictConfig, key: str) -> bool:
+    """Whether there is a setting under a key, which is no group of a further search path either."""
     node: Any = cfg
     for name in key.split("."):
         if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
             return False
         node = node._get_node(name, validate_access=False)
-    return node is not None and not OmegaConf.is_config(node)
+    return node is not None and ("." in key or not OmegaConf.is_config(node))

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +79,21 @@ def render_page(template: str, scripts: Sequence[str], start: str, data: Mapping
         f"default-src 'none'; img-src data:; style-src '{digest(style)}'; script-src '{digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    environment = jinja2.Environment(
+    content = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&\u2028\u2029":  # or a name could end the script
+        content = content.replace(letter, f"\\u{ord(letter):04x}")
+    return templates().get_template(template).render(style=style, script=script, data=content, policy=policy, **texts)
+
+
+@cache  # with the compiled templates: compiling one takes longer than writing the page of a small run
+def templates() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    content = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for letter in "<>&\u2028\u2029":  # or a name could end the script
-        content = content.replace(letter, f"\\u{ord(letter):04x}")
-    return environment.get_template(template).render(style=style, script=script, data=content, policy=policy, **texts)
 
 
 def digest(text: str) -> str:

@@ -87,7 +87,7 @@ def make_atlas(rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> At
     picture = Image.fromarray(grid.swapaxes(1, 2).reshape(lines * height, columns * width, 3))
     content = io.BytesIO()
     exact = max(height, width) <= EXACT_SIDE
-    picture.save(content, "WEBP", lossless=exact, quality=20 if exact else 75, method=2 if exact else 4)
+    picture.save(content, "WEBP", lossless=exact, quality=20 if exact else 75, method=0 if exact else 4)
     return Atlas(rows.tolist(), width, height, columns, content.getvalue())
 
 

@@ -49,7 +49,7 @@ def fit(
         checkpoint.consider(trainer)
     seconds = time.perf_counter() - start
     if best := best_checkpoint(trainer):
-        saved = torch.load(best, map_location="cpu", weights_only=True)
+        saved = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
         metrics |= {name: digits(value) for name, value in saved["metrics"].items()}
         if saved.get("counts") is not None:
             results.counts["val"] = saved["counts"].long()
@@ -77,7 +77,7 @@ def test(trainer: pl.Trainer, model: pl.LightningModule, datamodule: pl.Lightnin
     """Test the best checkpoint of the run, or the model as it is when the run has none."""
     if best := best_checkpoint(trainer):
         # Not by `trainer.test(ckpt_path=...)`: there a callback that averages weights puts the others in their place.
-        model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True, mmap=True)["state_dict"])
     trainer.test(model, datamodule, verbose=False)
     return epoch_metrics(trainer, "test/")
 

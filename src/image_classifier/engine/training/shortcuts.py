@@ -12,11 +12,12 @@ else changes: `shortcuts: false` leaves Lightning as it is.
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities import registry
 from pytorch_lightning.core.hooks import DataHooks
 from pytorch_lightning.loops.fetchers import _PrefetchDataFetcher, _profile_nothing
 from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult
@@ -55,6 +56,7 @@ def take_shortcuts(trainer: pl.Trainer) -> None:
     loop = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = ShortLoop(trainer, loop.min_steps, loop.max_steps)  # as the Trainer makes its own
     look_for_no_driver()
+    find_entry_points_once()
 
 
 def look_for_no_driver() -> None:
@@ -64,6 +66,15 @@ def look_for_no_driver() -> None:
     """
     if not torch.cuda.is_available():
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+
+def find_entry_points_once() -> None:
+    """Have the trainers to come look for callbacks of other packages where the first has found them.
+
+    The search reads the metadata of all packages.
+    """
+    if not hasattr(registry.entry_points, "cache_info"):
+        registry.entry_points = lru_cache(registry.entry_points)  # type: ignore[assignment]
 
 
 class Plan(NamedTuple):
