@@ -21,6 +21,13 @@ import hydra
 def app(cfg): pass
 app()
 """
+# Hydra's own answers over the same files: what composing them takes at least.
+SAME_FILES = f"""
+import hydra
+@hydra.main(config_path={str(ROOT / "configs")!r}, config_name="train")
+def app(cfg): pass
+app()
+"""
 # Trains until the first step is done, then leaves at once.
 FIRST_STEP = """
 import os, sys
@@ -84,6 +91,11 @@ def start_up(pairs: int) -> list[Row]:
         for name, arguments in (("--help", ["--help"]), ("a mistyped override", ["trainer.max_epoch=1"])):
             value, note = alternate(lambda a=arguments: run("train.py", *a), lambda: run("-c", EMPTY_APP), pairs)
             rows.append(Row(f"{name}: train.py against an empty Hydra app", value, "x", 1.25, samples=pairs, note=note))
+            value, note = alternate(
+                lambda a=arguments: run("train.py", *a), lambda a=arguments: run("-c", SAME_FILES, *a), pairs
+            )
+            question = f"{name}: train.py against Hydra's own answer over the same files"
+            rows.append(Row(question, value, "x", 1.0, samples=pairs, note=note))
     return rows
 
 

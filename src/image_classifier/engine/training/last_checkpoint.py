@@ -36,7 +36,7 @@ class LastCheckpoint(Checkpoint):
         self.every_minutes = every_minutes
         self.every_n_steps = every_n_steps
         self.saved_at = 0.0  # of `monotonic`
-        self.seconds = 0.0  # that the last one took
+        self.seconds = 0.0  # that the last one took to write
         self.holding = False
         self.looked_at = 0, 0.0  # step and time
         self.next_look = 0  # step
@@ -109,10 +109,10 @@ class LastCheckpoint(Checkpoint):
         start = time.monotonic()
         if same is None:
             trainer.save_checkpoint(self.path)
+            self.seconds = time.monotonic() - start
         elif trainer.is_global_zero:
             link_or_copy(same, self.path)
         self.saved_at = time.monotonic()
-        self.seconds = self.saved_at - start
 
     def require_room(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Room for best.ckpt, last.ckpt and the next one beside it, less what is there already."""

@@ -132,8 +132,9 @@ class EpochMetrics(StageCallback):
             return
         targets = outputs.get("targets", batch[1])
         classes = targets if targets.ndim == 1 else targets.argmax(1)  # soft targets: the class with most of it
-        # Lightning hands over the loss divided by the batches that make a step.
-        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
+        loss = outputs["loss"].detach()
+        if trainer.accumulate_grad_batches != 1:  # Lightning hands over the loss divided by them
+            loss = loss * trainer.accumulate_grad_batches
         self.uncounted.append((loss, self.predictions(outputs, classes), classes))
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.count_training_steps()
