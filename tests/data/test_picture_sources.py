@@ -215,7 +215,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(every=4)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("kept", ["data.in_memory=true", "data.in_memory=false", "cache"])
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_bad_pictures_under_two_processes(

@@ -142,6 +142,7 @@ def test_optuna(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_submitit(tmp_path: Path) -> None:
     directory = tmp_path / ODD_PATH.replace("%", "")
     outcome = sweep(directory, "hydra/launcher=submitit_local", "seed=1")

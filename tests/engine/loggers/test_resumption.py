@@ -232,14 +232,9 @@ def test_killed_and_resumed_every_logger_has_each_step_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kills",
-    [
-        pytest.param((16,), id="once"),
-        pytest.param((16, 24), id="twice", marks=pytest.mark.thorough),
-    ],
-)
-@pytest.mark.parametrize("uploaded", [pytest.param("none of it", marks=pytest.mark.thorough), "a part"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kills", [(16,), (16, 24)], ids=["once", "twice"])
+@pytest.mark.parametrize("uploaded", ["none of it", "a part"])
 def test_wandb_online_goes_on_in_the_same_run(tmp_path: Path, uploaded: str, kills: tuple[int, ...]) -> None:
     """A kill keeps from the server what W&B has not sent yet: it is sent when the run goes on."""
     wait = f"[sh, -c, 'until [ -e {tmp_path}/uploaded ]; do sleep 0.1; done']"

@@ -123,6 +123,7 @@ def test_pruners_by_configuration(tmp_path: Path, pruner: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_all_processes_of_a_pruned_job_stop(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db", direction="maximize")
     for rate in (0.01, 1e-7):
