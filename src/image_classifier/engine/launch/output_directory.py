@@ -70,10 +70,9 @@ def save_whole(cfg: Any, filename: str, output_dir: Path) -> None:
     if path.is_file():
         former.setdefault(path, (path.read_bytes(), saved_configuration(path)))
     shown = without_secrets(cfg)
-    holder = (
-        cfg if shown == OmegaConf.to_container(cfg) else OmegaConf.create(shown)
-    )  # which takes the most of the time
-    write_atomically(path, OmegaConf.to_yaml(holder))
+    if shown != OmegaConf.to_container(cfg):
+        cfg = OmegaConf.create(shown)  # it takes longer than all the rest
+    write_atomically(path, OmegaConf.to_yaml(cfg))
 
 
 def saved_configuration(path: Path) -> int | None:

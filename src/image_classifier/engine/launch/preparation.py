@@ -76,8 +76,10 @@ def save_config(cfg: DictConfig) -> None:
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         settings = OmegaConf.to_container(cfg, resolve=True)
         shown = hidden(settings)
-        holder = cfg if shown == settings else OmegaConf.create(shown)  # which takes longer than all the rest
-        write_atomically(Path(cfg.paths.run_dir, "config.yaml"), OmegaConf.to_yaml(holder, resolve=True))
+        run_dir = cfg.paths.run_dir
+        if shown != settings:
+            cfg = OmegaConf.create(shown)  # it takes longer than all the rest
+        write_atomically(Path(run_dir, "config.yaml"), OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def run_facts(cfg: DictConfig, model: pl.LightningModule) -> dict[str, Any]:
