@@ -41,7 +41,8 @@ def read_text(path: Path) -> str:
 def read_rows(lines: Iterable[str]) -> Iterator[list[str]]:
     """The rows of what `csv_text` wrote."""
     for row in csv.reader(lines):
-        yield [cell_of_sheet(cell) for cell in row]
+        quoted = "'" in "".join(row)  # or most rows of a large table would take ten times as long
+        yield [cell_of_sheet(cell) for cell in row] if quoted else row
 
 
 def cell_for_sheet(cell: Any) -> Any:
