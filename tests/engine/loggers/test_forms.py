@@ -3,22 +3,27 @@
 The comparison shares nothing with the callback: the checkpoint is loaded again and its predictions counted anew.
 """
 
+import io
 import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from readers import READERS, NoneReader, Reader, TensorBoardReader, WandbReader
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from image_classifier import pipeline
 from image_classifier.engine.figures.confusion_matrix import draw_confusion_matrix
 from image_classifier.engine.images.normalization import normalize
 from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
+from image_classifier.engine.loggers.tensorboard import TensorBoardLogger
 from tiny import TINY
 
 NAMES = [f"class {index}" for index in range(4)]
@@ -174,3 +179,24 @@ def test_saved_counts_are_raw_whatever_the_form(everything: Run) -> None:
     assert header.split(",")[1:] == NAMES
     written = [[int(cell) for cell in row.split(",")[1:]] for row in rows]
     np.testing.assert_array_equal(written, everything.expected["test"])
+
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [PIXELS[..., :3], PIXELS[..., :1], PIXELS, PIXELS[..., :3] / 255.0, torch.from_numpy(PIXELS[..., :3].copy())],
+    ids=["RGB", "grey", "transparent", "float", "tensor"],
+)
+def test_tensorboard_takes_the_pictures_that_its_writer_takes(tmp_path: Path, image: Any) -> None:
+    logger = TensorBoardLogger(str(tmp_path))
+    logger.log_image("picture", [image], 3)
+    logger.close()
+    events = EventAccumulator(logger.log_dir).Reload()
+    (event,) = events.Images("picture")
+    shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+    channels = image.shape[-1]
+    expected = PIXELS[..., [0, 0, 0] if channels == 1 else range(channels)]  # the writer makes grey ones RGB
+    assert (event.step, shown.shape) == (3, expected.shape)
+    assert np.abs(shown.astype(int) - expected).max() <= 1  # floats are cut off, not rounded

@@ -111,8 +111,8 @@ def independent(values: Sequence[Override], overrides: Sequence[Override]) -> bo
     """Whether overrides lead to the same configuration when these are applied after all others."""
     if any(override.is_delete() and override.value_type is not None for override in overrides):
         return False  # it depends on a value whether that one deletes
-    places = [(override, place_of(override)) for override in overrides]
-    return all(other is value or not overlap(place_of(value), place) for value in values for other, place in places)
+    pairs = ((place_of(value), place_of(other)) for value in values for other in overrides if other is not value)
+    return not any(overlap(first, second) for first, second in pairs)
 
 
 def place_of(override: Override) -> list[str]:

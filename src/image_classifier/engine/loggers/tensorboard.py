@@ -9,6 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning.loggers as pl_loggers
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
@@ -89,7 +90,10 @@ class TensorBoardLogger(RunLogger, pl_loggers.TensorBoardLogger):
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         for index, image in enumerate(images):
             tag = key if len(images) == 1 else f"{key}/{index}"
-            self.experiment._get_file_writer().add_summary(image_summary(tag, image), step)
+            if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,):
+                self.experiment._get_file_writer().add_summary(image_summary(tag, image), step)
+            else:  # grey, transparent or floating-point, from somebody else's code
+                self.experiment.add_image(tag, image, step, dataformats="HWC")
 
     def log_markdown(self, key: str, markdown: str, step: int) -> bool:
         self.experiment.add_text(key, markdown, step)
