@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from system_packages import NEEDS, why_not
 
+import forked
 from given_logits import run_test  # noqa: F401  # a fixture
 from image_classifier import pipeline
 from image_classifier.engine.launch.checks import check_config
@@ -128,10 +130,9 @@ def trained(
 
 @pytest.fixture
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a script of the project in a process of its own, as a user does."""
+    """Run a script of the project in a process of its own."""
 
-    def run(script: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(PROJECT_ROOT / script), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    def run(script: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return forked.run([sys.executable, PROJECT_ROOT / script, *arguments], capture_output=True, **options)
 
     return run

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import forked
 from image_classifier.engine.project import PROJECT_ROOT
 from tiny import TINY_DATA
 
@@ -22,32 +23,6 @@ NOUNS = ("network", "loss", "metric", "transform", "data set", "callback", "logg
 KINDS = {f"A {noun}" for noun in NOUNS}
 pytestmark = pytest.mark.slow  # half a minute, nearly all of it in the fixture
 SHORT = ("trainer.max_epochs=1", "trainer=cpu", "callbacks.report=null")
-
-# Runs commands one after the other in children of one process that has imported what they need: each takes a second
-# instead of five.
-RUNNER = """
-import json, os, runpy, sys
-import pytorch_lightning, torch, torchmetrics, torchvision
-import image_classifier.pipeline
-from forked_runs import end_with
-
-def work():
-    if sys.argv[0] != "pytest":
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        return 0
-    import pytest
-    return pytest.main([*sys.argv[1:], "-n0", "-p", "no:cacheprovider"])
-
-failed = []
-for number, argv in enumerate(json.loads(sys.argv[1])):
-    child = os.fork()
-    if child == 0:
-        sys.argv = argv
-        end_with(work, f"output_{number}.txt")
-    if os.waitpid(child, 0)[1]:
-        failed.append(number)
-print(json.dumps(failed))
-"""
 
 
 def files_of(section: str) -> dict[str, str]:
@@ -92,17 +67,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 checkpoint = f"{run_directory(kind, 0)}/checkpoints/best.ckpt"
                 commands.append(["eval.py", f"ckpt_path={checkpoint}", "hydra.run.dir=runs/evaluated"])
     path = os.pathsep.join([str(project / "src"), str(project / "tests")])
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER, json.dumps(commands)],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(project), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    failed = json.loads(done.stdout.splitlines()[-1])
-    outputs = [(shlex.join(commands[number]), (project / f"output_{number}.txt").read_text()) for number in failed]
-    assert not outputs, "\n".join(f"{command}\n{output[-3000:]}" for command, output in outputs)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(project), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    for program, *arguments in commands:
+        start = ["-m", "pytest", "-n0", "-p", "no:cacheprovider"] if program == "pytest" else [program]
+        command = [sys.executable, *start, *arguments]
+        done = forked.run(command, cwd=project, env=environment, capture_output=True)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return project
 
 

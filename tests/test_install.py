@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from image_classifier.engine.project import PROJECT_ROOT
 from tiny import TINY
 
@@ -44,9 +45,8 @@ def run_installed(installed: Path, tmp_path: Path) -> Callable[..., subprocess.C
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(installed)}
         (tmp_path / "elsewhere").mkdir()
-        return subprocess.run(
-            [sys.executable, *command], cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True
-        )
+        program = [sys.executable, *command]
+        return forked.run(program, cwd=tmp_path / "elsewhere", env=environment, capture_output=True)
 
     return run
 

@@ -55,7 +55,9 @@ def test_a_job_of_a_sweep_draws_its_png_files_when_asked(tmp_path: Path) -> None
     job = ("-m", *TINY_WITH_DRAWINGS, *QUICK, "trainer.max_epochs=1")
     assert run(*job, "seed=1,2", f"hydra.sweep.dir={tmp_path}").status == 0
     assert not pictures(tmp_path / "0") and page_data(tmp_path / "0")["stages"]
+    written = (tmp_path / "0" / "report" / "report.html").read_bytes()
     write_report(tmp_path / "0")  # make report RUN=...
+    assert (tmp_path / "0" / "report" / "report.html").read_bytes() == written
     assert pictures(tmp_path / "0") == {"learning_curves", "confusion_matrix_val", "confusion_matrix_test"}
     assert run(*job, "seed=3", "callbacks.report.png=true", f"hydra.sweep.dir={tmp_path}/asked").status == 0
     assert len(pictures(tmp_path / "asked" / "0")) == 3

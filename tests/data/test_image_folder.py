@@ -3,7 +3,6 @@
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import forked
 from image_classifier import pipeline
 from image_classifier.data.image_folder import ImageFolder
 from image_classifier.data.pictures import FileLoader
@@ -616,5 +616,5 @@ next(iter(FileLoader([0] * 8, batches, 1)))
 def test_a_worker_does_not_outlive_a_training_that_was_killed() -> None:
     """It holds the pipe of the output, which ends with the last process that does."""
     command = [sys.executable, "-c", KILLED_AT_THE_START_OF_A_WORKER]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = forked.run(command, capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr

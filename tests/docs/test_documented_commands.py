@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
+import forked
 from image_classifier import commands
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch.checks import check_config
@@ -249,7 +250,7 @@ def test_a_documented_command_works(
         status = run_command(name, [*first_job, "--cfg", "job"], monkeypatch)
     elif name not in SCRIPTS or "trainer.devices" in command.text:
         more = shortened(name, arguments, place) if name in SCRIPTS else arguments
-        status = subprocess.run([sys.executable, PROJECT_ROOT / words[1], *more]).returncode
+        status = forked.run([sys.executable, PROJECT_ROOT / words[1], *more]).returncode
     elif command.output:
         status = run_command(name, arguments, monkeypatch)
     else:

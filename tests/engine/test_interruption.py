@@ -15,6 +15,7 @@ import torch
 from readers import MLFlowReader, TensorBoardReader, WandbReader
 from sweeping import Outcome, run
 
+import forked
 from image_classifier.engine import interruption
 from image_classifier.engine.launch import objects
 from image_classifier.engine.project import PROJECT_ROOT
@@ -164,17 +165,18 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
 
 # In processes of their own.
 
+Process = subprocess.Popen | forked.Process
 SLEEP = (*SETTINGS, "trainer.max_epochs=100000")
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Start a command of the project as a user does, in a process group of its own."""
-    started = []
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start a command of the project in a process group of its own."""
+    started: list[Process] = []
 
-    def popen(*command: str) -> subprocess.Popen:
+    def popen(*command: str, kind: Any = forked.Process) -> Process:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen([sys.executable, *command], process_group=0, **streams))  # type: ignore[call-overload]
+        started.append(kind([sys.executable, *command], process_group=0, **streams))
         return started[-1]
 
     yield popen
@@ -186,7 +188,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 SCRIPT = str(PROJECT_ROOT / "train.py")
 
 
-def listens(process: subprocess.Popen) -> bool:
+def listens(process: Process) -> bool:
     """Whether a process has a handler of SIGTERM: before it imports anything that takes long."""
     (caught,) = re.findall(r"^SigCgt:\t(\w+)$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
     return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
@@ -197,7 +199,7 @@ def listens(process: subprocess.Popen) -> bool:
 @pytest.mark.parametrize("number", NUMBERS, ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("seconds", [0.0, 0.7, 2.0])
 def test_while_it_imports(tmp_path: Path, start: Callable, number: signal.Signals, seconds: float) -> None:
-    process = start(SCRIPT, *SLEEP, f"hydra.run.dir={tmp_path}/run")
+    process = start(SCRIPT, *SLEEP, f"hydra.run.dir={tmp_path}/run", kind=subprocess.Popen)
     wait_for(lambda: listens(process), process)
     time.sleep(seconds)
     os.killpg(process.pid, number)
@@ -212,7 +214,7 @@ def test_while_it_imports(tmp_path: Path, start: Callable, number: signal.Signal
 LONG_EPOCHS = (*SETTINGS, "data.num_samples=4000", "data.batch_size=4", "trainer.max_epochs=2", "callbacks.report=null")
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
+def wait_for(condition: Callable[[], Any], process: Process) -> None:
     end = time.monotonic() + 200
     while not condition():
         assert time.monotonic() < end and process.poll() is None, process.communicate()[0]

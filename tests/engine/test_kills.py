@@ -3,12 +3,12 @@
 import csv
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from forked_runs import PHASES, Ended, ForkedRuns, Kill
+from forked_runs import PHASES, Ended, Kill, train
 from picture_sources import write_noise
 from run_directories import differences
 from tiny import TINY
@@ -37,13 +37,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def runs() -> Iterator[ForkedRuns]:
-    runner = ForkedRuns()
-    yield runner
-    runner.close()
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_noise(tmp_path_factory.mktemp("pictures"), 8, 8)
 
@@ -52,7 +45,7 @@ Start = Callable[..., Ended]
 
 
 @pytest.fixture
-def start(runs: ForkedRuns, pictures: Path, tmp_path: Path) -> Start:
+def start(pictures: Path, tmp_path: Path) -> Start:
     """Start the run of a case in a directory, or go on with it."""
 
     def begin(case: str, directory: Path, kill: Kill | None = None) -> Ended:
@@ -61,7 +54,7 @@ def start(runs: ForkedRuns, pictures: Path, tmp_path: Path) -> Start:
         else:
             settings = [text.replace("PICTURES", str(pictures)) for text in (*BASE, *CASES[case])]
             arguments = [*settings, f"hydra.run.dir={directory}"]
-        return runs.run(*arguments, output=tmp_path / "output.txt", kill=kill)
+        return train(*arguments, output=tmp_path / "output.txt", kill=kill)
 
     return begin
 

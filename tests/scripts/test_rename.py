@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from image_classifier.engine.project import PROJECT_ROOT
 from tiny import TINY
 
@@ -116,7 +117,7 @@ def test_the_renamed_project_works_under_its_new_name_only(clone: Path, tmp_path
         f"hydra.run.dir={tmp_path}/eval",
         "trainer=cpu",
     ]
-    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    done = forked.run(command, cwd=clone, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     old, new = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("old", "eval"))
     assert new["test/acc"] == old["test/acc"]
@@ -126,7 +127,7 @@ def train(directory: Path, name: str, run_dir: Path) -> Path:
     """A checkpoint of a network of the project's own, made under its present name."""
     command = [sys.executable, "train.py", *TINY, "logger=none", "confusion_matrix=none", f"hydra.run.dir={run_dir}"]
     environment = {**os.environ, "PYTHONPATH": str(directory / "src"), "PYTHONSAFEPATH": "1"}
-    subprocess.run(command, cwd=directory, env=environment, check=True, capture_output=True)
+    forked.run(command, cwd=directory, env=environment, check=True, capture_output=True)
     checkpoint = run_dir / "checkpoints" / "best.ckpt"
     assert f"{name}.models".encode() in checkpoint.read_bytes()
     return checkpoint

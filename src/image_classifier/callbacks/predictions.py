@@ -34,7 +34,7 @@ class Predictions(StageCallback):
         run_dir: Run directory.
         format: "csv", or "parquet", for which the package pyarrow must be installed.
         stages: Any of "val" and "test".
-        results: Tells which checkpoint is the best one.
+        results: Tells which checkpoint is the best one, and takes the final tables.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Predictions(StageCallback):
             require_pyarrow()
         self.run_dir = Path(run_dir)
         self.format: Format = format
-        (results or Results()).of_best.append(self.take_best)
+        self.results = results or Results()
+        self.results.of_best.append(self.take_best)
         self.batches: list[Columns] = []  # of the running epoch, on the device
         self.order: Iterator[Any] | None = None  # the samples of each batch; None where the loader does not tell
         self.served = 0  # samples of this process so far
@@ -83,7 +84,7 @@ class Predictions(StageCallback):
         columns, in_order = self.everything(trainer), self.order is not None
         if stage == "test":
             if trainer.is_global_zero:
-                self.write("test", trainer, columns, in_order)
+                self.results.tables["test"] = self.write("test", trainer, columns, in_order)
             return
         self.latest, self.in_order = columns, in_order
         if trainer.state.fn == "fit":
@@ -117,7 +118,7 @@ class Predictions(StageCallback):
         true, predicted = self.latest["true"].numpy(), self.latest["predicted"].numpy()
         self.history.add(trainer.current_epoch + 1, true[true >= 0], predicted[true >= 0])
 
-    def write(self, stage: str, trainer: pl.Trainer, columns: Columns, in_order: bool) -> None:
+    def write(self, stage: str, trainer: pl.Trainer, columns: Columns, in_order: bool) -> SampleTable:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         names = datamodule.sample_names(stage) if in_order else None
         positions = columns["sample"].tolist()
@@ -132,6 +133,7 @@ class Predictions(StageCallback):
             class_names=tuple(datamodule.class_names),
         )
         write_table(self.run_dir, stage, table, self.format)
+        return table
 
     def state_dict(self) -> dict[str, Any]:
         """The last validation, so that each checkpoint has its own, and the matrices of the epochs so far."""
@@ -149,7 +151,7 @@ class Predictions(StageCallback):
         """Write those of the best checkpoint: it may be from before a resume, or validated at the very end."""
         state = checkpoint["callbacks"].get(self.state_key)
         if state is not None and state["val"] is not None and trainer.is_global_zero:
-            self.write("val", trainer, state["val"], state["in_order"])
+            self.results.tables["val"] = self.write("val", trainer, state["val"], state["in_order"])
 
 
 def describe(logits: Tensor, predicted: Tensor, targets: Tensor, ignore_index: int) -> Columns:

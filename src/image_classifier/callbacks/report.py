@@ -133,14 +133,14 @@ class Report(pl.Callback):
         stages = [stage for stage in ("val", "test") if any(name.startswith(f"{stage}/") for name in metrics)]
         for stage in stages:
             self.keep_pictures(stage, trainer.datamodule, self.pictures // len(stages))  # type: ignore[attr-defined]
-        page = write_report(self.run_dir, self.samples, png=self.png)
+        page = write_report(self.run_dir, self.samples, png=self.png, tables=self.results.tables)
         log_page(trainer, "report", page)
         return page
 
     def keep_pictures(self, stage: str, datamodule: Any, limit: int) -> None:
         """Choose samples of a stage and keep small pictures of them."""
         names = tuple(datamodule.class_names)
-        table = read_table(self.run_dir, stage, names)
+        table = self.results.tables.get(stage) or read_table(self.run_dir, stage, names)
         if table is None:
             return
         sources = datamodule.sample_names(stage)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+import forked
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images import cache
 from image_classifier.engine.images.cache import Store, all_digests, describe_kept, read_cached
@@ -151,7 +152,7 @@ def test_a_kill_leaves_nothing_half_done(tmp_path: Path) -> None:
         "cache.read_cached(pictures_at(sorted(Path(sys.argv[1]).iterdir())), FORM, Path(sys.argv[2]))\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    process = subprocess.Popen(
+    process = forked.Process(
         [sys.executable, "-c", script, str(tmp_path / "pictures"), str(directory)],
         env=os.environ | {"PYTHONPATH": path},
     )

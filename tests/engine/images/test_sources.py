@@ -108,6 +108,17 @@ def test_files_that_are_there_are_not_fetched(server: str, tmp_path: Path, monke
     assert Mirrors.requests == []
 
 
+def test_damage_after_a_look_is_seen_by_the_next(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checksum is not computed twice of the same file: one byte is another, the time of the change is not."""
+    use_mirrors(monkeypatch, f"{server}/good")
+    ensure_files(raw_dir(tmp_path), "FashionMNIST")
+    path = raw_dir(tmp_path) / FILES[0]
+    status = path.stat()
+    path.write_bytes(CONTENTS[FILES[0]][:-1] + b"!")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert FILES[0] in missing_files(raw_dir(tmp_path), "FashionMNIST")
+
+
 @pytest.mark.parametrize("first", ["absent", "damaged", "cut", "stalled"])
 def test_next_mirror_is_tried(first: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_mirrors(monkeypatch, f"{server}/{first}", f"{server}/good")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import pytorch_lightning as pl
@@ -19,6 +21,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
+import forked
 from image_classifier import pipeline
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches
@@ -175,7 +178,15 @@ def runs(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_processes(processes: int) -> Callable[[list[DictConfig]], list[str]]:
-    return lambda cases: distributed.run_in_processes(train_all, cases, processes)
+    """Train all cases in processes that share the import of the libraries."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*forked.LIBRARIES])
+
+    def run(cases: list[DictConfig]) -> list[str]:
+        with patch("multiprocessing.get_context", lambda method: context):
+            return distributed.run_in_processes(train_all, cases, processes)
+
+    return run
 
 
 @pytest.mark.slow

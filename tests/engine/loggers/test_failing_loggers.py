@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from fake_servers import KEY, Uploads, refusing, serving, silent
 from readers import WandbReader, read_wandb_records
 
+import forked
 from image_classifier.engine.project import PROJECT_ROOT
 from run_directories import differences
 from tiny import TINY
@@ -62,7 +62,7 @@ def train(tmp_path: Path, *arguments: str, disturb: str = "", **environment: str
     kept |= {"SEARCH": os.pathsep.join([str(PROJECT_ROOT / "src"), str(PROJECT_ROOT / "tests")])}
     kept |= {"HOME": str(tmp_path)} | environment
     command = [sys.executable, "-c", SCRIPT, *SETTINGS, *arguments, f"hydra.run.dir={tmp_path}/run"]
-    done = subprocess.run(command, env=kept, capture_output=True, text=True, timeout=170, cwd=tmp_path)
+    done = forked.run(command, env=kept, capture_output=True, timeout=170, cwd=tmp_path)
     start, tested = (tmp_path / "times").read_text().split()
     return Outcome(done.returncode, done.stdout, done.stderr, float(start), time.monotonic() - float(tested))
 

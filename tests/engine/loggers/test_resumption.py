@@ -19,6 +19,7 @@ from sweeping import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
+import forked
 from image_classifier.engine.loggers.csv import MetricsFile
 from image_classifier.engine.project import PROJECT_ROOT
 from tiny import TINY
@@ -74,12 +75,8 @@ def signal_at(moment: str, step: int) -> str:
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(PROJECT_ROOT / "src"), str(PROJECT_ROOT / "tests")])
     others = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}  # this one's helper
-    return subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments],
-        env=others | {"PYTHONPATH": paths} | environment,
-        capture_output=True,
-        text=True,
-    )
+    program = [sys.executable, "-c", KILLED, *arguments]
+    return forked.run(program, env=others | {"PYTHONPATH": paths} | environment, capture_output=True)
 
 
 def tensorboard_series(run_dir: Path) -> Series:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import forked
 from image_classifier import commands
 from image_classifier.engine.project import PROJECT_ROOT
 
@@ -82,7 +83,7 @@ def figures(run_dir: Path) -> dict[str, float]:
     return {key: value for key, value in read(run_dir / "metrics.json").items() if key != "fit_seconds"}
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen | forked.Process | None = None) -> None:
     end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -93,7 +94,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = N
 def sweep_until(condition: Callable[[], bool], directory: Path, *arguments: str) -> None:
     """Start a sweep in a process of its own, and kill it with SIGKILL as soon as a condition holds."""
     command = [sys.executable, str(PROJECT_ROOT / "train.py"), "-m", *TINY, f"hydra.sweep.dir={directory}"]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL)
+    process = forked.Process([*command, *arguments], stdout=subprocess.DEVNULL)
     try:
         wait_for(condition, process)
     finally:

@@ -68,13 +68,16 @@ def save_course(
     write_json(course_path(run_dir), content)
 
 
-def write_report(run_dir: Path, samples: int = SAMPLES, *, png: bool = True) -> Path:
+def write_report(
+    run_dir: Path, samples: int = SAMPLES, *, png: bool = True, tables: Mapping[str, SampleTable] | None = None
+) -> Path:
     """Write `<run_dir>/report/report.html` from the files in the run directory.
 
     Args:
         run_dir: Directory of a run, finished or not.
         samples: How many samples of a stage the page holds one by one.
         png: Write the matrices and the curves as PNG files beside it, too.
+        tables: Those of the files that need not be read, by stage.
 
     Returns:
         The path of the page.
@@ -84,7 +87,10 @@ def write_report(run_dir: Path, samples: int = SAMPLES, *, png: bool = True) -> 
     stages = [stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in metrics)]
     matrices = {stage: matrix for stage in stages if (matrix := read_matrix(run_dir, stage)) is not None}
     names = next((names for _, names in matrices.values()), ())
-    shown = [stage_data(run_dir, stage, *matrices[stage], samples) for stage in stages if stage in matrices]
+    shown = []
+    for stage, (counts, class_names) in matrices.items():
+        table = (tables or {}).get(stage) or read_table(run_dir, stage, class_names)
+        shown.append(stage_data(run_dir, stage, counts, table, samples))
     history = read_history(run_dir, len(names))
     best = best_epoch(history, matrices["val"][0], course["best_epoch"]) if history and "val" in matrices else None
     data = {
@@ -205,9 +211,10 @@ def best_epoch(history: MatrixHistory, counts: np.ndarray, told: int | None) -> 
     return equal[0] if len(equal) == 1 else None
 
 
-def stage_data(run_dir: Path, stage: str, counts: np.ndarray, names: tuple[str, ...], samples: int) -> dict[str, Any]:
+def stage_data(
+    run_dir: Path, stage: str, counts: np.ndarray, table: SampleTable | None, samples: int
+) -> dict[str, Any]:
     """What the page needs of a stage."""
-    table = read_table(run_dir, stage, names)
     notes: list[str] = []
     packed = None
     if table is None:

@@ -52,7 +52,7 @@ def write_page(predictions: Predictions, pictures: PictureBatches, run_dir: Path
         learning_rates=[],
         facts={"command": command, "git commit": git_commit(), "run directory": within_project(run_dir)},
     )
-    return write_report(run_dir)
+    return write_report(run_dir, tables={STAGE: table})
 
 
 def sample_table(predictions: Predictions) -> SampleTable:

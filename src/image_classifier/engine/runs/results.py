@@ -9,6 +9,7 @@ from torch import Tensor
 
 from image_classifier.engine.confusion.matrix import to_csv
 from image_classifier.engine.runs.files import write_atomically
+from image_classifier.engine.runs.sample_table import SampleTable
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Results:
     command: str = ""  # that began the run, as it would be typed again
     class_names: tuple[str, ...] = ()
     counts: dict[str, Tensor] = field(default_factory=dict)  # (K, K) int64 on the CPU; row true, column predicted
+    tables: dict[str, SampleTable] = field(default_factory=dict)  # what was written of the samples, once it is final
 
     # What waits for the best checkpoint once the training is over: of (trainer, what the checkpoint holds).
     of_best: list[Callable[[Any, Mapping[str, Any]], Any]] = field(default_factory=list)
