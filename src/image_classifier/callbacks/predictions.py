@@ -62,6 +62,7 @@ class Predictions(StageCallback):
         self.served = 0  # samples of this process so far
         self.in_order = True  # whether the last validation was of a loader that tells
         self.latest: Columns | None = None  # the last validation, on the CPU
+        self.written: Columns | None = None  # the validation in the file, where this process wrote it
         self.history: MatrixHistory | None = None
 
     def start(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -84,7 +85,8 @@ class Predictions(StageCallback):
         columns, in_order = self.everything(trainer), self.order is not None
         if stage == "test":
             if trainer.is_global_zero:
-                self.results.tables["test"] = self.write("test", trainer, columns, in_order)
+                table = self.results.tables["test"] = table_of("test", trainer, columns, in_order)
+                write_table(self.run_dir, "test", table, self.format)
             return
         self.latest, self.in_order = columns, in_order
         if trainer.state.fn == "fit":
@@ -94,7 +96,8 @@ class Predictions(StageCallback):
         if self.latest is None or trainer.sanity_checking or not trainer.is_global_zero:
             return
         if is_best_so_far(trainer):
-            self.write("val", trainer, self.latest, self.in_order)
+            write_table(self.run_dir, "val", table_of("val", trainer, self.latest, self.in_order), self.format)
+            self.written = self.latest
         if self.history is not None and trainer.state.fn == "fit":
             write_atomically(self.run_dir / HISTORY_FILE, self.history.to_bytes())
 
@@ -118,23 +121,6 @@ class Predictions(StageCallback):
         true, predicted = self.latest["true"].numpy(), self.latest["predicted"].numpy()
         self.history.add(trainer.current_epoch + 1, true[true >= 0], predicted[true >= 0])
 
-    def write(self, stage: str, trainer: pl.Trainer, columns: Columns, in_order: bool) -> SampleTable:
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        names = datamodule.sample_names(stage) if in_order else None
-        positions = columns["sample"].tolist()
-        arrays = {name: values.numpy() for name, values in columns.items()}
-        table = SampleTable(
-            samples=[str(position) if names is None else names[position] for position in positions],
-            true=arrays["true"].astype("int64"),
-            predicted=arrays["predicted"].astype("int64"),
-            confidence=arrays["confidence"],
-            loss=arrays["loss"],
-            second=arrays["second"].astype("int64"),
-            class_names=tuple(datamodule.class_names),
-        )
-        write_table(self.run_dir, stage, table, self.format)
-        return table
-
     def state_dict(self) -> dict[str, Any]:
         """The last validation, so that each checkpoint has its own, and the matrices of the epochs so far."""
         history = None
@@ -151,7 +137,31 @@ class Predictions(StageCallback):
         """Write those of the best checkpoint: it may be from before a resume, or validated at the very end."""
         state = checkpoint["callbacks"].get(self.state_key)
         if state is not None and state["val"] is not None and trainer.is_global_zero:
-            self.results.tables["val"] = self.write("val", trainer, state["val"], state["in_order"])
+            columns = state["val"]
+            table = self.results.tables["val"] = table_of("val", trainer, columns, state["in_order"])
+            if not same(self.written, columns):
+                write_table(self.run_dir, "val", table, self.format)
+
+
+def table_of(stage: str, trainer: pl.Trainer, columns: Columns, in_order: bool) -> SampleTable:
+    """The columns of all samples with their names, in the order of the data."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    names = datamodule.sample_names(stage) if in_order else None
+    positions = columns["sample"].tolist()
+    arrays = {name: values.numpy() for name, values in columns.items()}
+    return SampleTable(
+        samples=[str(position) if names is None else names[position] for position in positions],
+        true=arrays["true"].astype("int64"),
+        predicted=arrays["predicted"].astype("int64"),
+        confidence=arrays["confidence"],
+        loss=arrays["loss"],
+        second=arrays["second"].astype("int64"),
+        class_names=tuple(datamodule.class_names),
+    )
+
+
+def same(first: Columns | None, second: Columns) -> bool:
+    return first is not None and all(torch.equal(values, second[name]) for name, values in first.items())
 
 
 def describe(logits: Tensor, predicted: Tensor, targets: Tensor, ignore_index: int) -> Columns:

@@ -6,7 +6,6 @@ ten times as long for ten classes, and longer than an epoch of a small network f
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -15,11 +14,20 @@ import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from image_classifier.engine.confusion.matrix import Normalization, most_confused_classes, normalize
 from image_classifier.engine.figures.labels import BASE_FONT, tick_labels
+from image_classifier.engine.figures.text import (
+    LABEL_SIZE,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    paint_text,
+    paint_turned,
+    paint_upright,
+    text_width,
+)
 
 CELL_TEXT_LIMIT = 25  # more classes than this: cells carry no text
 TICK_LABEL_LIMIT = 50  # more classes than this: no tick labels, and the most confused classes beside the whole
@@ -28,9 +36,7 @@ CELL_LIMIT = 500  # more classes than this: a painted cell shows the largest of 
 
 COLORS = (mpl.colormaps["Blues"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)  # one hue, light to dark
 DARK = 0.6  # of the way to the darkest colour, from where on white is easier to read than black
-BLACK = 0, 0, 0
 ON_LIGHT, ON_DARK, ON_EMPTY = (0x20,) * 3, (0xFF,) * 3, (0x70,) * 3  # texts of cells
-TEXT_SIZE, LABEL_SIZE, TITLE_SIZE = 11, 12, 14  # font heights in pixels
 GAP = 10  # pixels between parts
 TOP = TITLE_SIZE + 2 * GAP  # pixels above the matrices
 BAR_WIDTH, BAR_SPACE = 16, 70  # pixels of the colour bar, and of its numbers and its name
@@ -161,20 +167,19 @@ def paint_panel(image: Image.Image, panel: Panel, x: int, shades: np.ndarray) ->
     pen.rectangle((left - 1, TOP - 1, left + panel.side, bottom), outline="black")
     title_width = text_width(panel.title, BASE_FONT, TITLE_SIZE)
     title_at = max(middle, x + GAP + title_width // 2)
-    pen.text((title_at, TOP - GAP), panel.title, "black", font_of(BASE_FONT, TITLE_SIZE), anchor="ms")
+    paint_text(image, (title_at, TOP - GAP), panel.title, TITLE_SIZE, "ms")
     paint_cells(image, panel, left, shades)
     for position, (label, path) in enumerate(panel.labels):
         center = int((position + 0.5) * panel.cell)
         pen.line((left - 4, TOP + center, left - 1, TOP + center), "black")
         pen.line((left + center, bottom, left + center, bottom + 3), "black")
-        paint_text(image, (left - 7, TOP + center), label, BLACK, path, LABEL_SIZE, "rm")
+        paint_text(image, (left - 7, TOP + center), label, LABEL_SIZE, "rm", font=path)
         if panel.angle:
             paint_turned(image, label, path, panel.angle, (left + center, bottom + 7))
         else:
-            paint_text(image, (left + center, bottom + 6), label, BLACK, path, LABEL_SIZE, "ma")
+            paint_text(image, (left + center, bottom + 6), label, LABEL_SIZE, "ma", font=path)
     name_at = bottom + panel.below - 2 * GAP
-    name = f"predicted class{panel.axis_note}"
-    paint_text(image, (middle, name_at), name, BLACK, BASE_FONT, LABEL_SIZE, "ma")
+    paint_text(image, (middle, name_at), f"predicted class{panel.axis_note}", LABEL_SIZE, "ma")
     paint_upright(image, "true class", x + GAP, TOP + panel.side // 2)
 
 
@@ -186,50 +191,7 @@ def paint_cells(image: Image.Image, panel: Panel, left: int, shades: np.ndarray)
         lines = text.split("\n")
         for line, text_of_line in enumerate(lines):  # faster than Pillow's own text of several lines
             offset = (line - (len(lines) - 1) / 2) * (TEXT_SIZE + 3)
-            paint_text(image, (x, int(y + offset)), text_of_line, color, BASE_FONT, TEXT_SIZE, "mm")
-
-
-def paint_text(
-    image: Image.Image, at: tuple[int, int], text: str, color: tuple[int, int, int], font: str, pixels: int, anchor: str
-) -> None:
-    """Paint a line of text; `anchor` says what of it lies at the point, as in Pillow."""
-    left, top, ink = text_ink(text, font, pixels, anchor)
-    image.paste(color, (at[0] + left, at[1] + top), ink)
-
-
-@lru_cache(maxsize=4096)  # the labels are the same in every epoch, and most numbers have been there before
-def text_ink(text: str, font: str, pixels: int, anchor: str) -> tuple[int, int, Image.Image]:
-    """Where the ink begins, right of and below the anchor, and how much of it there is."""
-    left, top, right, bottom = (int(edge) for edge in font_of(font, pixels).getbbox(text, anchor=anchor))
-    ink = Image.new("L", (max(1, right - left), max(1, bottom - top)))
-    ImageDraw.Draw(ink).text((-left, -top), text, 255, font_of(font, pixels), anchor=anchor)
-    return left, top, ink
-
-
-def paint_turned(image: Image.Image, text: str, font: str, degrees: int, end: tuple[int, int]) -> None:
-    """Paint a text that rises to its end at a point."""
-    width, turned = text_width(text, font, LABEL_SIZE), turned_ink(text, font, degrees)
-    slope = math.radians(degrees)
-    x = end[0] - math.cos(slope) * width / 2 - turned.width / 2
-    y = end[1] + math.sin(slope) * width / 2 - turned.height / 2
-    image.paste("black", (round(x), round(y)), turned)
-
-
-@lru_cache(maxsize=256)  # the labels are the same in every epoch
-def turned_ink(text: str, font: str, degrees: int) -> Image.Image:
-    width, height = text_width(text, font, LABEL_SIZE), LABEL_SIZE + 6
-    ink = Image.new("L", (2 * width, 2 * height))  # at twice the size, or turning it would blur it
-    ImageDraw.Draw(ink).text((0, height), text, 255, font_of(font, 2 * LABEL_SIZE), anchor="lm")
-    turned = ink.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
-    return turned.resize((turned.width // 2, turned.height // 2), Image.Resampling.BOX)
-
-
-def paint_upright(image: Image.Image, text: str, left: int, middle: int) -> None:
-    """Paint a text that reads upwards."""
-    ink = Image.new("L", (text_width(text, BASE_FONT, LABEL_SIZE), LABEL_SIZE + 4))
-    ImageDraw.Draw(ink).text((0, ink.height // 2), text, 255, font_of(BASE_FONT, LABEL_SIZE), anchor="lm")
-    turned = ink.transpose(Image.Transpose.ROTATE_90)
-    image.paste("black", (left, middle - turned.height // 2), turned)
+            paint_text(image, (x, int(y + offset)), text_of_line, TEXT_SIZE, "mm", color=color)
 
 
 def paint_bar(image: Image.Image, x: int, height: int, largest: float, gamma: float, name: str) -> None:
@@ -242,20 +204,8 @@ def paint_bar(image: Image.Image, x: int, height: int, largest: float, gamma: fl
         y = TOP + height - round(height * (tenth / 10) ** gamma)
         pen.line((x + BAR_WIDTH, y, x + BAR_WIDTH + 3, y), "black")
         number = f"{largest * tenth / 10:.2g}"
-        paint_text(image, (x + BAR_WIDTH + 7, y), number, BLACK, BASE_FONT, TEXT_SIZE, "lm")
+        paint_text(image, (x + BAR_WIDTH + 7, y), number, TEXT_SIZE, "lm")
     paint_upright(image, name, x + BAR_WIDTH + BAR_SPACE - LABEL_SIZE - GAP, TOP + height // 2)
-
-
-@lru_cache(maxsize=64)
-def font_of(path: str, pixels: int) -> ImageFont.FreeTypeFont:
-    # Only other scripts need the slower layout engine, which shapes and orders their characters.
-    engine = ImageFont.Layout.BASIC if path == BASE_FONT else None
-    return ImageFont.truetype(path, pixels, layout_engine=engine)
-
-
-@lru_cache(maxsize=4096)
-def text_width(text: str, font: str, pixels: int) -> int:
-    return int(font_of(font, pixels).getlength(text)) + 1
 
 
 def to_array(figure: Figure) -> np.ndarray:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from image_classifier.engine.figures.confusion_matrix import font_of
 from image_classifier.engine.figures.labels import BASE_FONT, font_for
+from image_classifier.engine.figures.text import TEXT_SIZE, TITLE_SIZE, paint_text
 
-TEXT_SIZE, HEADING_SIZE, LINE = 11, 14, 15  # font heights and distance between two lines, in pixels
+LINE = 15  # pixels from one line to the next
 GAP = 12  # pixels between two pictures
 SIDE = 120  # pixels of the longer side of a picture
 
@@ -32,18 +32,16 @@ def draw_image_grid(
     pictures = [enlarged(displayable(image)) for image in images]
     picture_height = max((picture.height for picture in pictures), default=0)
     title_height = LINE * max((title.count("\n") + 1 for title in titles), default=1)
-    top = GAP + (2 * HEADING_SIZE if heading else 0)
+    top = GAP + (2 * TITLE_SIZE if heading else 0)
     row_height = title_height + picture_height + 2 * GAP
     rows = -(-len(pictures) // columns)
     grid = Image.new("RGB", (width * columns, top + row_height * rows), "white")
-    pen = ImageDraw.Draw(grid)
-    pen.text((grid.width // 2, GAP), heading, "black", font_of(BASE_FONT, HEADING_SIZE), anchor="ma")
+    paint_text(grid, (grid.width // 2, GAP), heading, TITLE_SIZE, "ma")
     for position, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         row, column = divmod(position, columns)
         middle, y = column * width + width // 2, top + row * row_height
         for line, text in enumerate(title.split("\n")):
-            font = font_of(font_for(text) or BASE_FONT, TEXT_SIZE)
-            pen.text((middle, y + line * LINE), text, "black", font, anchor="ma")
+            paint_text(grid, (middle, y + line * LINE), text, TEXT_SIZE, "ma", font=font_for(text) or BASE_FONT)
         grid.paste(picture, (middle - picture.width // 2, y + title_height + GAP // 2))
     return np.array(grid)
 

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from image_classifier.engine.figures.colors import BLUE, GREY, ORANGE
-from image_classifier.engine.figures.confusion_matrix import LABEL_SIZE, TEXT_SIZE, TITLE_SIZE, font_of, paint_upright
-from image_classifier.engine.figures.labels import BASE_FONT
+from image_classifier.engine.figures.text import LABEL_SIZE, TEXT_SIZE, TITLE_SIZE, paint_text, paint_upright
 
 WIDTH, HEIGHT = 500, 560  # pixels
 DOT = 3  # radius of a mean confidence in pixels
@@ -57,15 +56,14 @@ def draw_reliability(count: np.ndarray, confidence: np.ndarray, accuracy: np.nda
     for value in confidence[count > 0]:
         paint_dot(pen, UPPER.x(value), UPPER.y(value))
     for plot, name, ticks in ((UPPER, "accuracy", 5), (LOWER, "share of samples", 2)):
-        paint_frame(pen, plot, ticks)
+        paint_frame(image, pen, plot, ticks)
         paint_upright(image, name, 8, (plot.top + plot.bottom) // 2)
     for tick in range(6):
-        place = (LOWER.x(tick / 5), LOWER.bottom + 6)
-        pen.text(place, f"{20 * tick}%", "black", font_of(BASE_FONT, TEXT_SIZE), anchor="mt")
+        paint_text(image, (LOWER.x(tick / 5), LOWER.bottom + 6), f"{20 * tick}%", TEXT_SIZE, "mt")
     middle = (UPPER.left + UPPER.right) // 2
-    pen.text((middle, HEIGHT - 8), "confidence", "black", font_of(BASE_FONT, LABEL_SIZE), anchor="mb")
-    pen.text((middle, UPPER.top // 2), title, "black", font_of(BASE_FONT, TITLE_SIZE), anchor="mm")
-    paint_legend(pen)
+    paint_text(image, (middle, HEIGHT - 8), "confidence", LABEL_SIZE, "mb")
+    paint_text(image, (middle, UPPER.top // 2), title, TITLE_SIZE, "mm")
+    paint_legend(image, pen)
     return np.asarray(image)
 
 
@@ -87,16 +85,16 @@ def paint_dot(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
     pen.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), ORANGE)
 
 
-def paint_frame(pen: ImageDraw.ImageDraw, plot: Plot, ticks: int) -> None:
+def paint_frame(image: Image.Image, pen: ImageDraw.ImageDraw, plot: Plot, ticks: int) -> None:
     """Paint the axes, with numbers at so many parts of the upright one."""
     pen.rectangle(plot, outline="black")
     for tick in range(ticks + 1):
         y = plot.y(tick / ticks)
         pen.line((plot.left - 3, y, plot.left, y), "black")
-        pen.text((plot.left - 6, y), f"{100 * tick // ticks}%", "black", font_of(BASE_FONT, TEXT_SIZE), anchor="rm")
+        paint_text(image, (plot.left - 6, y), f"{100 * tick // ticks}%", TEXT_SIZE, "rm")
 
 
-def paint_legend(pen: ImageDraw.ImageDraw) -> None:
+def paint_legend(image: Image.Image, pen: ImageDraw.ImageDraw) -> None:
     x, y = UPPER.left + 10, UPPER.top + 14
     pen.rectangle((x - 5, y - 9, x + 160, y + 46), "white")  # bars may be behind it
     pen.rectangle((x, y - 4, x + 20, y + 4), BLUE)
@@ -104,5 +102,4 @@ def paint_legend(pen: ImageDraw.ImageDraw) -> None:
     for start in range(0, 20, 2 * DASH):
         pen.line((x + start, y + 36, x + min(start + DASH, 20), y + 36), "black")
     for line, name in enumerate(("accuracy", "mean confidence", "perfect calibration")):
-        place = (x + 28, y + 18 * line)
-        pen.text(place, name, "black", font_of(BASE_FONT, TEXT_SIZE), anchor="lm")
+        paint_text(image, (x + 28, y + 18 * line), name, TEXT_SIZE, "lm")
