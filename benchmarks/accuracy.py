@@ -20,31 +20,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from epoch import BareLoop
-from hydra import compose, initialize_config_dir
-
-from image_classifier.engine.launch import assembly
-from image_classifier.engine.launch.configuration import CONFIG_DIR  # and registers the resolvers
-from image_classifier.engine.launch.objects import make
-from image_classifier.engine.launch.preparation import prepare_run
+from epoch import bare_loop
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCURACY_TARGETS = {"default": 92.5, "keras_tutorial": 86.7, "best_cpu": 94.0, "best_gpu": 96.7}  # percent, mean
 MINUTES = {"best_cpu": 30, "best_gpu": None}  # a run may take
 EPOCHS_OF_KERAS = 5
 SETTINGS = {"default": [], "keras_tutorial": ["trainer.precision=32-true"]}  # Keras computes in float32
-
-
-def bare_loop(*overrides: str) -> BareLoop:
-    """The bare loop over the network, images and optimizer that these overrides choose, in the pipeline's precision."""
-    with tempfile.TemporaryDirectory() as directory, initialize_config_dir(CONFIG_DIR):
-        cfg = compose("train", overrides=[*overrides, "trainer=cpu", f"paths.run_dir={directory}"])
-        prepare_run(cfg)
-        datamodule = assembly.make_datamodule(cfg)
-        datamodule.setup("fit")
-        loop = BareLoop(cfg, datamodule)
-        loop.use(make(cfg.model.optimizer, cfg.trusted)(loop.net.parameters()))
-        return loop
 
 
 def train(recipe: str, seed: int) -> tuple[float, float, int]:

@@ -3,6 +3,9 @@
 python benchmarks/startup.py
 """
 
+from common import Row, alternate, write_results
+
+# isort: split
 import json
 import subprocess
 import sys
@@ -10,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import Row, alternate, write_results
+from epoch import SCALED, slower
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 5
@@ -110,14 +113,11 @@ def multirun(jobs: int) -> list[Row]:
     first, last = marks[0], marks[min(9, jobs - 1)]
     extra = (last[1] - first[0] - sum(mark[2] for mark in marks[:10])) / min(10, jobs)
     growth = marks[-1][3] - marks[2][3]
+    question = "time of a multirun's job beyond its fit (tests, reports and logs included)"
+    factor, why = slower()
     return [
-        Row(
-            "time of a multirun's job beyond its fit (tests, reports and logs included)",
-            extra,
-            "s",
-            0.4,
-            samples=min(10, jobs),
-        ),
+        Row(question, extra, "s", 0.4, samples=min(10, jobs)),
+        Row(f"{question}, {SCALED}", extra / factor, "s", 0.4, samples=min(10, jobs), note=why),
         Row(
             f"memory from job 3 to job {jobs} of a multirun",
             growth,

@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import pytorch_lightning as pl
 import torch
-from epoch import LIGHTNING_ALONE, BareLoop, fit
+from epoch import LIGHTNING_ALONE, TINY_NETWORK, BareLoop, fit
 from torch import Tensor
 
 from image_classifier.engine.training import shortcuts
@@ -29,11 +29,6 @@ from image_classifier.engine.training import shortcuts
 BLOCKS = 40
 BLOCK = 50  # steps
 ROUNDS = 3  # in which all cases take turns
-NETWORK = (
-    *("data=synthetic", "data.num_samples=40000", "data.val_size=0.05", "data.augmentation=null"),
-    *("model=mlp", "model.net.hidden_sizes=[32]", "data.batch_size=32", "trainer.max_epochs=100", "test=false"),
-    "trainer.precision=32-true",
-)
 DRIVER_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"  # set by Lightning when it is imported, so not there in a bare loop
 
 
@@ -93,7 +88,13 @@ WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
 
 def measure(overrides: tuple[str, ...], blocks: int) -> list[tuple[float, float]]:
     os.environ[DRIVER_CHECK] = "1"
-    callback = fit(lambda cfg, datamodule: InTurn(BareLoop(cfg, datamodule), blocks), *NETWORK, *overrides)
+    callback = fit(
+        lambda cfg, datamodule: InTurn(BareLoop(cfg, datamodule), blocks),
+        *TINY_NETWORK,
+        "trainer.max_epochs=100",
+        "test=false",
+        *overrides,
+    )
     assert isinstance(callback, InTurn)
     return callback.pairs
 
@@ -123,7 +124,7 @@ def main(blocks: int = BLOCKS) -> list[Row]:
 
 
 def relative(pairs: list[tuple[float, float]]) -> Row:
-    """What holds on any machine: 200 us beyond a bare loop whose step takes 441 us."""
+    """What holds on any machine: 200 us beyond a bare loop whose step takes 441 us (`REFERENCE_STEP`)."""
     value, note = ratio([(ours / 1e6, bare / 1e6) for ours, bare in pairs])
     question = "step of 784-32-10 at batch 32: pipeline against a bare loop"
     return Row(question, value, "x", 1.45, samples=len(pairs), note=note)

@@ -12,6 +12,7 @@ directory of its own, and in a multirun each starts the whole sweep.
 """
 
 import contextlib
+import gc
 import itertools
 import os
 import pickle
@@ -256,6 +257,7 @@ def work(
 ) -> None:
     """What a process of `run_in_processes` does."""
     os.setpgid(0, 0)  # a Ctrl-C goes to the parent, which passes it on exactly once
+    gc.disable()  # as a command does at its start: `import_once` switches it on again
     try:
         with interruption.listening():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
