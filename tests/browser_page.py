@@ -43,6 +43,12 @@ class Page:
         ActionChains(self.browser).move_to_element(element).click().perform()
         self.settled()
 
+    def click_cell(self, row: int, column: int) -> None:
+        """Of a matrix that scrolls: which draws its cells anew."""
+        self.script("arguments[0].scrollIntoView({block: 'center'})", self.cell(row, column))
+        self.settled()
+        self.click(self.cell(row, column))
+
     def choose(self, selector: str, value: str) -> None:
         self.script("arguments[0].scrollIntoView({block: 'center'})", self.find(selector))
         self.find(f'{selector} option[value="{value}"]').click()

@@ -17,7 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from system_packages import NEEDS, why_not
 
 import forked
@@ -98,6 +98,7 @@ def train(compose_config: Callable[..., DictConfig], tiny_overrides: tuple[str, 
 
     def run(*overrides: str) -> Path:
         cfg = compose_config(*tiny_overrides, *overrides)
+        OmegaConf.resolve(cfg)  # as the command does
         pipeline.train(cfg)
         return Path(cfg.paths.run_dir)
 

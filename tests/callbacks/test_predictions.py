@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from image_classifier.engine.confusion.history import MatrixHistory
 from image_classifier.engine.confusion.matrix import from_csv
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.runs.sample_table import SampleTable, read_table
+from tiny import TINY
 
 QUICK = ("logger=none", "callbacks.learning_rate_monitor=null")
 
@@ -87,21 +89,15 @@ def test_samples_are_those_of_the_data(train: Callable[..., Path], compose_confi
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(train: Callable[..., Path], tmp_path: Path) -> None:
-    from image_classifier.engine.launch import processes
-
+def test_two_processes_write_what_one_writes(
+    train: Callable[..., Path], run_script: Callable[..., Any], tmp_path: Path
+) -> None:
     one = train("data.num_samples=211", *QUICK)
     first = {stage: (one / "predictions" / f"{stage}.csv").read_text() for stage in ("val", "test")}
-    from hydra import compose, initialize_config_dir
-
-    from image_classifier.engine.launch.commands import CONFIG_DIR
-    from tiny import TINY
-
-    best = f"ckpt_path={one}/checkpoints/best.ckpt"
-    with initialize_config_dir(CONFIG_DIR):
-        overrides = [*TINY, "data.num_samples=211", *QUICK, "train=false", best, "trainer.devices=2"]
-        cfg = compose("train", overrides=[f"paths.run_dir={tmp_path / 'two'}", *overrides])
-    processes.run(pipeline.train, cfg)
+    best = [f"ckpt_path={one}/checkpoints/best.ckpt", "train=false"]
+    settings = [*TINY, "data.num_samples=211", *QUICK, *best, "trainer.devices=2", f"hydra.run.dir={tmp_path}/two"]
+    done = run_script("train.py", *settings)
+    assert done.returncode == 0, done.stderr
     names = [f"class {index}" for index in range(4)]
     alone, together = (read_table(place, "test", names) for place in (one, tmp_path / "two"))
     assert alone is not None and together is not None

@@ -230,9 +230,9 @@ def test_two_processes_stop_after_the_same_step(tmp_path: Path, start: Callable,
     if way == "torchrun":
         port = 21_000 + os.getpid() % 9_000
         elastic = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
-        process = start(*elastic, SCRIPT, *settings)
+        process = start(*elastic, SCRIPT, *settings, kind=subprocess.Popen)
     else:
-        process = start(SCRIPT, *settings, way)
+        process = start(SCRIPT, *settings, way, kind=subprocess.Popen)
     wait_for(last.exists, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]

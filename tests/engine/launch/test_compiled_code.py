@@ -2,13 +2,13 @@
 
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import forked
 from image_classifier.engine.launch.compiled_code import CACHE_VARIABLE, keep_compiled_code
 
 TRAIN = "from image_classifier.commands import train; train()"
@@ -61,7 +61,7 @@ def test_where_torch_keeps_it_when_there_is_no_place(home: Path, monkeypatch: py
 def test_a_second_run_compiles_nothing_and_learns_the_same(home: Path) -> None:
     def train(name: str) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
         arguments = [*TINY, f"hydra.run.dir={home}/{name}"]
-        done = subprocess.run([sys.executable, "-c", TRAIN, *arguments], capture_output=True, text=True)
+        done = forked.run([sys.executable, "-c", TRAIN, *arguments], capture_output=True)
         assert done.returncode == 0, done.stderr
         cache = home / ".cache" / "torchinductor"
         libraries = {str(path.relative_to(cache)): path.stat().st_mtime_ns for path in cache.rglob("*.so")}

@@ -349,7 +349,7 @@ def test_a_thousand_classes_scroll_zoom_and_are_found(browser: Chrome, tmp_path:
     count = int(((table.true == 777) & (table.predicted == 777)).sum())
     label = page.cell(777, 777).get_attribute("aria-label")
     assert label == f"true class 777, predicted class 777: {count} sample{'s' * (count != 1)}"
-    page.click(page.cell(777, 777))
+    page.click_cell(777, 777)
     assert page.text("#cell-count").startswith(f"{count} sample")
     before = page.cell(777, 777).rect["width"]
     page.click(page.find("#zoom-in"))

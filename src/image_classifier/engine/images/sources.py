@@ -93,24 +93,23 @@ def missing_files(directory: Path, dataset: str) -> str:
         path = directory / file
         if not path.is_file():
             return f"no file {file}"
-        if file in checksums and sha256(path, version(path)) != checksums[file]:
+        if file in checksums and sha256(path) != checksums[file]:
             return f"{file} is damaged (its sha256 differs)"
         if not is_complete_idx(path):
             return f"{file} is damaged (its length does not fit its header)"
     return ""
 
 
-@lru_cache(maxsize=16)  # each job of a sweep asks twice
-def sha256(path: Path, version: tuple[int, ...]) -> str:
-    """The checksum of a file, computed once for each of its versions."""
+def sha256(path: Path) -> str:
+    """The checksum of a file, computed once for as long as nobody writes to it: each job of a sweep asks twice."""
+    status = path.stat()
+    return digest(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+
+
+@lru_cache(maxsize=16)
+def digest(path: Path, version: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def version(path: Path) -> tuple[int, ...]:
-    """Another one whenever a file was written."""
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def is_complete_idx(path: Path) -> bool:
