@@ -258,7 +258,7 @@ class ImageDataModule(DescribedData):
         if isinstance(batch, Tensor):  # the model summary's example input
             return batch
         images, labels = batch
-        training = self.trainer is not None and self.trainer.training
+        training = self.in_training
         if self.augmentation is not None and training:
             images = self.augmentation(images, self.batch_generator(images.device))
         images = normalize(images, self.mean, self.std)

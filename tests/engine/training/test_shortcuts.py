@@ -68,7 +68,10 @@ class Journal(pl.Callback):
     def note(self, hook: str, trainer: pl.Trainer, module: pl.LightningModule, *arguments: Any) -> None:
         loop = trainer.fit_loop
         progress = loop.state_dict() if trainer.state.fn == "fit" else None
-        seen = (module._current_fx_name, trainer._logger_connector._first_loop_iter, trainer.global_step)
+        connector, results = trainer._logger_connector, trainer._results
+        handed_on = (connector._callback_metrics, connector._progress_bar_metrics, connector._logged_metrics)
+        of_batch = None if results is None else (results.batch is None, results.batch_size)
+        seen = (module._current_fx_name, connector._first_loop_iter, trainer.global_step, plain(handed_on), of_batch)
         self.events.append((hook, seen, trainer.current_epoch, plain(progress), plain(arguments)))
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import registry
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.core.hooks import DataHooks
 from pytorch_lightning.loops.fetchers import _PrefetchDataFetcher, _profile_nothing
 from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult
@@ -85,7 +86,7 @@ class Plan(NamedTuple):
     module_start: Callable[..., Any] | None  # the module's own `on_train_batch_start`, whose -1 ends the epoch
     takes_index: bool  # whether `training_step` wants the index of the batch
     before_transfer: Callable[..., Any] | None
-    transfer: Callable[..., Any]
+    transfer: Callable[..., Any] | None  # None: Lightning's own
     after_transfer: Callable[..., Any] | None
     device: torch.device
     context: AbstractContextManager[Any]  # of the training step: autocast, or nothing
@@ -102,6 +103,15 @@ class ShortLoop(_TrainingEpochLoop):
     def __init__(self, trainer: Any, min_steps: int | None, max_steps: int) -> None:
         super().__init__(trainer, min_steps, max_steps)
         self.plan = None
+        self.logged = False  # since values that were logged were handed on last
+        self._results.log = self.noting(self._results.log)
+
+    def noting(self, log: Callable[..., None]) -> Callable[..., None]:
+        def log_and_note(*arguments: Any, **settings: Any) -> None:
+            self.logged = True
+            log(*arguments, **settings)
+
+        return log_and_note
 
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
@@ -191,7 +201,10 @@ class ShortLoop(_TrainingEpochLoop):
         plan = self.plan
         if plan.before_transfer is not None:
             batch = plan.before_transfer(batch, 0)
-        batch = plan.transfer(batch, plan.device, 0)
+        if plan.transfer is not None:
+            batch = plan.transfer(batch, plan.device, 0)
+        elif not is_on(plan.device, batch):
+            batch = self.trainer.lightning_module.transfer_batch_to_device(batch, plan.device, 0)
         return batch if plan.after_transfer is None else plan.after_transfer(batch, 0)
 
     def optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -199,16 +212,16 @@ class ShortLoop(_TrainingEpochLoop):
         trainer, plan = self.trainer, self.plan
         module, optimizer = trainer.lightning_module, trainer.strategy._optimizers[0]
         counters = self.automatic_optimization.optim_progress.optimizer
-        result: Any = None
+        outputs: dict[str, Any] = {}
 
         def closure() -> Tensor | None:
-            nonlocal result
+            nonlocal outputs
             with torch.enable_grad():
                 module.__dict__["_current_fx_name"] = "training_step"
                 with plan.context:
                     output = module.training_step(batch, batch_idx) if plan.takes_index else module.training_step(batch)
-                result = ClosureResult.from_training_step_output(output)
-                if result.closure_loss is None:
+                loss, outputs = taken_apart(output)
+                if loss is None:
                     Closure.warning_cache.warn(
                         "`training_step` returned `None`. If this was on purpose, ignore this warning..."
                     )
@@ -217,7 +230,7 @@ class ShortLoop(_TrainingEpochLoop):
                 counters.zero_grad.increment_started()
                 optimizer.zero_grad()
                 counters.zero_grad.increment_completed()
-                if (loss := result.closure_loss) is not None:
+                if loss is not None:
                     self.call("on_before_backward", loss)
                     loss.backward()
                     self.call("on_after_backward")
@@ -225,12 +238,12 @@ class ShortLoop(_TrainingEpochLoop):
             if plan.clips or trainer.gradient_clip_val:
                 clipping = {name: getattr(trainer, name) for name in ("gradient_clip_val", "gradient_clip_algorithm")}
                 _call_lightning_module_hook(trainer, "configure_gradient_clipping", optimizer, **clipping)
-            return result.loss
+            return outputs.get("loss")
 
         counters.step.increment_ready()
         optimizer.step(closure)
         counters.step.increment_completed()
-        return {} if result.loss is None else result.asdict()
+        return outputs
 
     def advance_schedules(self, batch_idx: int) -> None:
         """`_update_learning_rates` but for plateaus."""
@@ -246,8 +259,12 @@ class ShortLoop(_TrainingEpochLoop):
 
     def finish_logging(self) -> None:
         """The end of `_TrainingEpochLoop.advance`."""
-        trainer = self.trainer
-        trainer._logger_connector.on_batch_end()
+        trainer, results = self.trainer, self._results
+        if self.logged:
+            trainer._logger_connector.on_batch_end()
+            self.logged = False
+        else:  # it would hand on the same values once more
+            results.batch, results.batch_size = None, None
         self.batch_progress.increment_completed()
         if self.logs_now() or trainer.fast_dev_run:
             trainer._logger_connector.update_train_step_metrics()
@@ -305,7 +322,7 @@ def make_plan(trainer: Any) -> Plan | None:
         module_start=getattr(module, start) if overrides(module, start, pl.LightningModule) else None,
         takes_index=is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2),
         before_transfer=own.get("on_before_batch_transfer"),
-        transfer=own.get("transfer_batch_to_device", module.transfer_batch_to_device),
+        transfer=own.get("transfer_batch_to_device"),
         after_transfer=own.get("on_after_batch_transfer"),
         device=strategy.root_device,
         context=precision.autocast_context_manager() if mixed else nullcontext(),
@@ -318,11 +335,35 @@ def overridden_hooks(trainer: Any) -> dict[str, list[Callable[..., Any]]]:
     module = trainer.lightning_module
     hooks: dict[str, list[Callable[..., Any]]] = {}
     for name in STEP_HOOKS:
-        callbacks = [callback for callback in trainer.callbacks if overrides(callback, name, pl.Callback)]
+        callbacks = [c for c in trainer.callbacks if overrides(c, name, pl.Callback) and not is_idle(c, name)]
         hooks[name] = [partial(getattr(callback, name), trainer, module) for callback in callbacks]
         if name != "on_train_batch_start" and overrides(module, name, pl.LightningModule):
             hooks[name].append(getattr(module, name))
     return hooks
+
+
+def is_idle(callback: pl.Callback, hook: str) -> bool:
+    """Whether a hook of a callback does nothing: a step's end in one that keeps checkpoints of whole epochs only."""
+    return (
+        hook == "on_train_batch_end"
+        and isinstance(callback, ModelCheckpoint)
+        and not overrides(callback, hook, ModelCheckpoint)
+        and callback._every_n_train_steps < 1
+        and callback._train_time_interval is None
+    )
+
+
+def taken_apart(output: Any) -> tuple[Tensor | None, dict[str, Any]]:
+    """`ClosureResult.from_training_step_output`: the loss, and what hooks are given, with a copy of the loss."""
+    if type(output) is dict and isinstance(loss := output.get("loss"), Tensor):
+        return loss, output | {"loss": loss.detach().clone()}
+    result = ClosureResult.from_training_step_output(output)
+    return result.closure_loss, {} if result.loss is None else result.asdict()
+
+
+def is_on(device: torch.device, batch: Any) -> bool:
+    """Whether a batch lies on a device already, as far as can be told at a glance."""
+    return type(batch) in (tuple, list) and all(type(part) is Tensor and part.device == device for part in batch)
 
 
 def overrides(thing: Any, hook: str, base: type) -> bool:
