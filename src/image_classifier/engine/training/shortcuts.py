@@ -2,7 +2,8 @@
 
 Between two batches Lightning 2.6 makes about 1,700 calls to find out what everybody else could know beforehand: which
 callbacks override which hook, what the parameters of `training_step` are called, that no profiler listens. For a small
-network that takes longer than the network does (benchmarks/step.py). Here it is found out once an epoch.
+network that takes longer than the network does (benchmarks/step.py). Here it is found out once an epoch. After each
+step Lightning hands on all values that were ever logged; here it does so after those steps that log one.
 
 What is used here is private to Lightning, version 2.6.6; tests/engine/training/test_shortcuts.py compares the two loops
 to the last bit, and fails when a later version's code is another. Without this file a training takes longer and nothing
