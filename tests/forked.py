@@ -13,12 +13,14 @@ import multiprocessing
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -98,11 +100,14 @@ class Process:
             for name, file in streams.items()
             if file is not None
         ]
+        end = None if timeout is None else time.monotonic() + timeout
         for thread in threads:
             thread.start()
         self.wait(timeout)
         for thread in threads:
-            thread.join(timeout)
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+            if thread.is_alive():  # somebody who outlives the program holds its output open
+                raise subprocess.TimeoutExpired("a forked program", timeout or 0)
         return read.get("stdout", ""), read.get("stderr", "")
 
     def send_signal(self, number: int) -> None:
@@ -161,11 +166,13 @@ def connect(address: str) -> socket.socket:
 
 
 def serve(address: str) -> None:
+    import atexit
     import gc
 
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.freeze()  # a child's collections would look at, and so copy, all of this
+    atexit.register(gc.unfreeze)  # else triton says at the end that it leaks
     gc.disable()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
@@ -195,6 +202,7 @@ def serve(address: str) -> None:
             running[os.pidfd_open(pid)] = pid, connection
             connection.send(str(pid).encode())
         if sys.stdin in ready:
+            shutil.rmtree(Path(address).parent)
             return
 
 

@@ -47,7 +47,6 @@ def test_joblib_gives_each_job_its_share_of_the_processors(
         assert figures(tmp_path / job) == pytest.approx(figures(in_process / job), rel=1e-6)
 
 
-@pytest.mark.thorough  # its kind is that of Slurm's
 def test_submitit_runs_jobs_as_local_processes(tmp_path: Path, in_process: Path) -> None:
     outcome = sweep(tmp_path, "hydra/launcher=submitit_local", "model.optimizer.lr=0.003,0.01")
     assert outcome.status == 0, outcome.errors
