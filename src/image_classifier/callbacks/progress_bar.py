@@ -65,7 +65,7 @@ class ProgressBar(LightningProgressBar):
         self.next_update = 0.0  # of `monotonic`, like all times here
         self.stage_start = self.training_start = 0.0
         self.epoch_start = 0.0
-        self.trained = self.validated = False  # in the running epoch
+        self.validated = False  # in the running epoch
         self.finished: tuple[int, float] | None = None  # epoch and its seconds, until they are printed
 
     def enable(self) -> None:
@@ -136,25 +136,23 @@ class ProgressBar(LightningProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch_start = monotonic()  # a run that is resumed inside an epoch never starts that epoch
-        self.trained, self.finished = False, None
+        self.finished = None
         self.start_stage()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.print_epoch()
         self.epoch_start = monotonic()
-        self.trained = self.validated = False
+        self.validated = False
         self.start_stage()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.trained = True
         if self.live is not None:
             self.draw("train", batch_idx + 1, trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.trained:  # with max_steps Lightning may end an epoch once more when it resumes from its end
-            self.finished = trainer.current_epoch + 1, monotonic() - self.epoch_start
+        self.finished = trainer.current_epoch + 1, monotonic() - self.epoch_start
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.print_epoch()

@@ -222,6 +222,25 @@ def test_a_replayed_schedule_is_where_a_stepped_one_is(factory: Any) -> None:
     assert other.optimizer.param_groups[0]["lr"] == expected
 
 
+@pytest.mark.parametrize("shortcuts", [True, False])
+@pytest.mark.parametrize("validation", ["limit_val_batches=1.0", "limit_val_batches=0", "check_val_every_n_epoch=2"])
+def test_a_number_of_steps_is_reached_as_if_it_had_never_stopped(
+    train: Callable[..., Path], tmp_path: Path, validation: str, shortcuts: bool
+) -> None:
+    """From the end of an epoch of 8 steps; the batches come in the order that they would have had."""
+    same = (*PLAIN, "model/scheduler=none", f"++trainer.{validation}", f"shortcuts={shortcuts}", "test=false")
+    steps = ("trainer.max_epochs=-1", "+trainer.max_steps=28")
+    straight = train(*same, *steps, f"paths.run_dir={tmp_path}/straight")
+    first = train(*same, "trainer.max_epochs=1")
+    both = train(*same, *steps, *resume(first, tmp_path))
+    one, other = saved(straight), saved(both)
+    assert one["global_step"] == other["global_step"] == 28 and one["epoch"] == other["epoch"]
+    for name, weight in one["state_dict"].items():
+        assert torch.equal(weight, other["state_dict"][name]), name
+    one, other = read_metrics(straight), read_metrics(both)
+    assert {key: one[key] for key in one if "/" in key} == {key: other[key] for key in other if "/" in key}
+
+
 PLATEAU = (
     "~model.scheduler",
     "+model.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, _partial_: true, "

@@ -5,6 +5,7 @@ import inspect
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -199,6 +200,76 @@ class Plain(torch.optim.Optimizer):
         return loss
 
 
+class Named(torch.optim.SGD):
+    """Takes the closure by its name only."""
+
+    def step(self, *, closure: Any) -> Any:
+        return super().step(closure)
+
+
+class Forgets(torch.optim.SGD):
+    """Never calls the closure."""
+
+    def step(self, closure: Any = None) -> Any: ...
+
+
+class Wrapped(Net):
+    def configure_optimizers(self) -> Any:
+        return LightningOptimizer(torch.optim.SGD(self.parameters(), lr=0.1))
+
+
+class LogsInside(Net):
+    """Logs from where no hook of the module runs."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        loss.register_hook(lambda gradient: self.log("loss", gradient, on_epoch=True))
+        return {"extra": 1, "loss": loss, "logits": 2}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer.register_step_pre_hook(
+            lambda optimizer, args, kwargs: self.log("pre", len(args) + 10.0 * len(kwargs))
+        )
+        optimizer.register_step_post_hook(lambda *_: self.log("post", 1.0))
+        zero_grad = optimizer.zero_grad
+
+        def logged(*arguments: Any) -> None:
+            self.log("zero", 1.0)
+            zero_grad(*arguments)
+
+        optimizer.zero_grad = logged
+        return optimizer
+
+
+class Changes(Net):
+    """Changes a batch that is a list where it lies."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        batch[0] = batch[0] * 2
+
+
+class OwnClipGradients(Net):
+    def clip_gradients(self, optimizer: Any, *arguments: Any, **settings: Any) -> None:
+        super().clip_gradients(optimizer, 0.01, "norm")
+
+
+@dataclass(eq=True)
+class Equal(pl.Callback):
+    """Equal to all others of its kind."""
+
+    def __post_init__(self) -> None:
+        self.factor = 1.0
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
+        module.net[0].weight.grad *= self.factor
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == 3:
+            trainer.callbacks[trainer.callbacks.index(self)] = other = Equal()
+            other.factor = 3.0
+
+
 class EndsEarly(Net):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         return -1 if batch_idx == 2 else None
@@ -354,6 +425,48 @@ def accumulate(trainer: pl.Trainer) -> None:
     trainer.accumulate_grad_batches = 2
 
 
+def take_turns(trainer: pl.Trainer) -> None:
+    accumulate(trainer)
+    trainer.callbacks[0].action, trainer.callbacks[0].step = accumulate_no_more, 6  # type: ignore[attr-defined]
+
+
+def accumulate_no_more(trainer: pl.Trainer) -> None:
+    trainer.accumulate_grad_batches = 1
+
+
+def skip_backward(trainer: pl.Trainer) -> None:
+    trainer.fit_loop._skip_backward = True
+
+
+def wrap_step(trainer: pl.Trainer) -> None:
+    """Have the optimizer that `self.optimizers()` returns do more."""
+    optimizer: Any = trainer.strategy._lightning_optimizers[0]
+    step = optimizer.step
+
+    def wrapped(*arguments: Any, **settings: Any) -> Any:
+        nudge(trainer.lightning_module)  # type: ignore[arg-type]
+        return step(*arguments, **settings)
+
+    optimizer.step = wrapped
+
+
+def wrap_hook(owner: str, hook: str, trainer: pl.Trainer) -> None:
+    """Give the strategy, the precision plugin or the loop a hook of its own."""
+    optimization = trainer.fit_loop.epoch_loop.automatic_optimization
+    thing = {"strategy": trainer.strategy, "precision": trainer.precision_plugin, "loop": optimization}[owner]
+    function = getattr(thing, hook)
+
+    def wrapped(*arguments: Any, **settings: Any) -> Any:
+        nudge(trainer.lightning_module)  # type: ignore[arg-type]
+        return function(*arguments, **settings)
+
+    setattr(thing, hook, wrapped)
+
+
+def on_fit_start(action: Callable[[pl.Trainer], None]) -> Callable[[], list[Any]]:
+    return one(lambda: LambdaCallback(on_train_start=lambda trainer, module: action(trainer)))
+
+
 def clip(trainer: pl.Trainer) -> None:
     trainer.gradient_clip_val = 0.001
 
@@ -453,6 +566,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "max_time": {"max_time": timedelta(microseconds=1)},
     "min_steps": {"min_steps": 6, "callbacks": one(lambda: Stop(ask_to_stop))},
     "min_epochs": {"min_epochs": 2, "max_epochs": 3, "callbacks": one(lambda: Stop(ask_to_stop))},
+    "val_check_interval_0": {"val_check_interval": 0, "validated": False},
     "val_check_interval_share": {"val_check_interval": 0.25},
     "val_check_interval_count": {"val_check_interval": 3},
     "val_check_interval_across_epochs": {"val_check_interval": 3, "check_val_every_n_epoch": None},
@@ -489,6 +603,12 @@ USUAL: dict[str, dict[str, Any]] = {
     "scheduler_own": {"module": lambda: OwnSchedule(partial(lr_scheduler.StepLR, step_size=1), interval="step")},
     "lbfgs": {"module": lambda: Net(optimizer=partial(torch.optim.LBFGS, lr=0.01, max_iter=3))},
     "own_optimizer": {"module": lambda: Net(optimizer=Plain)},
+    "closure_by_name": {"module": lambda: Net(optimizer=partial(Named, lr=0.1))},
+    "closure_not_called": {"module": lambda: Net(optimizer=partial(Forgets, lr=0.1))},
+    "logs_inside": {"module": LogsInside},
+    "changes_its_list": {"module": Changes, "data": lambda: Listed([[IMAGES, LABELS], [IMAGES, LABELS]])},
+    "clip_gradients": {"module": OwnClipGradients},
+    "equal_callback_in_its_place": {"callbacks": one(Equal)},
     "sgd_momentum_fused": {"module": lambda: Net(optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True))},
     "ema": {"callbacks": one(partial(EMAWeightAveraging, decay=0.9))},
     "early_stopping": {
@@ -533,6 +653,12 @@ USUAL: dict[str, dict[str, Any]] = {
     },
     "hook_taken_away": {"callbacks": one(with_idle_hook)},
     "callback_added": {"callbacks": one(lambda: Stop(add_callback, "on_train_batch_start"))},
+    "accumulation_from_a_start": {"callbacks": one(lambda: Stop(accumulate, "on_train_batch_start"))},
+    "accumulation_for_a_while": {
+        "module": lambda: Net(partial(lr_scheduler.StepLR, step_size=1), interval="step"),
+        "callbacks": one(lambda: Stop(take_turns, "on_train_batch_start")),
+    },
+    "no_backward_from_a_start": {"callbacks": one(lambda: Stop(skip_backward, "on_train_batch_start"))},
     "accumulation_from_the_middle": {"callbacks": one(lambda: Stop(accumulate))},
     "datamodule": {"data": Data},
     "batches_of_none": {"data": lambda: Listed([None, (IMAGES, LABELS), None, (IMAGES, LABELS)])},
@@ -577,12 +703,24 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "backward": {"module": OwnBackward},
     "zero_grad": {"module": OwnZeroGrad},
     "transfer": {"module": OwnTransfer},
+    "lightnings_optimizer": {"module": Wrapped},
+    "wrapped_step": {"callbacks": on_fit_start(wrap_step)},
+    **{
+        f"{owner}_{hook}": {"callbacks": on_fit_start(partial(wrap_hook, owner, hook))}
+        for owner, hooks in {
+            "strategy": ["optimizer_step", "backward", "training_step", "batch_to_device", "on_train_batch_start"],
+            "precision": ["optimizer_step", "pre_backward", "forward_context", "convert_input", "clip_gradients"],
+            "loop": ["run", "_make_closure"],
+        }.items()
+        for hook in hooks
+    },
     "iterator": {"module": Iterates, "data": lambda: DataLoader(Stream(), 8)},
 }
 
 ERRORS = {
     **dict.fromkeys(["interrupt", "interrupt_before_step"], "SystemExit"),
     **dict.fromkeys(["exception", "exception_in_backward"], "RuntimeError('on purpose')"),
+    "closure_not_called": "MisconfigurationException(\"The closure hasn't been executed.",
     "sigterm": "SIGTERMException",
     "scheduler_own": "MisconfigurationException(\"You can't `self.log()` inside `lr_scheduler_step`",
 }

@@ -36,6 +36,7 @@ from image_classifier.engine.training.checkpoint_io import AtomicCheckpointIO
 from image_classifier.engine.training.convolutions import widen_narrow_images
 from image_classifier.engine.training.factories import refused
 from image_classifier.engine.training.fine_tuning import FrozenStatistics, class_weights, freeze, init_from
+from image_classifier.engine.training.fitting import resume_between_epochs
 from image_classifier.engine.training.metrics import EpochMetrics
 from image_classifier.engine.training.monitored import MonitoredMetrics
 from image_classifier.engine.training.random_states import RandomStates
@@ -229,6 +230,7 @@ def make_trainer(
     trainer: pl.Trainer = make(
         cfg.trainer, trusted, callbacks=callbacks, logger=loggers or False, plugins=plugins, **off
     )
+    resume_between_epochs(trainer)
     if cfg.get("shortcuts"):
         take_shortcuts(trainer)
     return trainer

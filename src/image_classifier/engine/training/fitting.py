@@ -58,6 +58,20 @@ def fit(
     return metrics | {"epochs": epochs, "fit_seconds": round(seconds, 3)}
 
 
+def resume_between_epochs(trainer: pl.Trainer) -> None:
+    """Have a training of so many steps, resumed from the end of an epoch, go on with the next.
+
+    Lightning takes any resume under `max_steps` for one inside an epoch: it ends the epoch once more, in which it may
+    train one batch more, and reads the next in the order of the one after it.
+    """
+    trainer.fit_loop._iteration_based_training = counts_epochs  # type: ignore[method-assign]
+
+
+def counts_epochs() -> bool:
+    """What `_FitLoop._iteration_based_training` says of a training that counts epochs. All that it decides is this."""
+    return False
+
+
 def told(error: Exception) -> Exception:
     """An error of torch or Lightning for a setting, in the words of the setting; any other stays itself."""
     message = str(error)

@@ -128,10 +128,11 @@ class EpochMetrics(StageCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if outputs is None:  # a step that Lightning skipped
+        if not outputs:  # a step without a loss, or a batch of None
             return
         targets = outputs.get("targets", batch[1])
-        classes = targets if targets.ndim == 1 else targets.argmax(1)  # soft targets: the class with most of it
+        # Soft targets: the class with most of it. A copy, because a loader may write its next batch over this one.
+        classes = targets.clone() if targets.ndim == 1 else targets.argmax(1)
         loss = outputs["loss"].detach()
         if trainer.accumulate_grad_batches != 1:  # Lightning hands over the loss divided by them
             loss = loss * trainer.accumulate_grad_batches
@@ -172,7 +173,6 @@ class EpochMetrics(StageCallback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.count_training_steps()
-        # With trainer.max_steps Lightning ends an epoch once more when it resumes from its end: no batch, no metric.
         if self.totals["train"].update_called:
             self.log_totals("train", pl_module)
 

@@ -10,7 +10,9 @@ to the last bit, and fails when a later version's code is another. Without this 
 else changes: `shortcuts: false` leaves Lightning as it is.
 """
 
+import operator
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
@@ -21,13 +23,15 @@ import torch
 from lightning_fabric.utilities import registry
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.core.hooks import DataHooks
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.loops.fetchers import _PrefetchDataFetcher, _profile_nothing
-from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult
+from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.call import _call_lightning_module_hook
+from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultCollection
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
@@ -43,6 +47,7 @@ STEP_HOOKS = (  # of callbacks and modules, in the order in which a step calls t
     "on_train_batch_end",
 )
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+CLIPPING_HOOKS = ("configure_gradient_clipping", "clip_gradients")
 UNUSUAL = ("optimizer_step", "optimizer_zero_grad", "backward")  # a module that has one of its own goes Lightning's way
 
 
@@ -56,6 +61,8 @@ def take_shortcuts(trainer: pl.Trainer) -> None:
         say(f"Shortcuts are left out: written for Lightning {WRITTEN_FOR}* but found {pl.__version__}")
         return
     loop = trainer.fit_loop.epoch_loop
+    if type(loop) is not _TrainingEpochLoop:
+        return
     trainer.fit_loop.epoch_loop = ShortLoop(trainer, loop.min_steps, loop.max_steps)  # as the Trainer makes its own
     look_for_no_driver()
     find_entry_points_once()
@@ -94,6 +101,16 @@ class Plan(NamedTuple):
     clips: bool  # whether the module clips gradients in a way of its own
 
 
+class NotedResults(_ResultCollection):
+    """Lightning's values that were logged; knows whether there are new ones since they were handed on last."""
+
+    logged = False
+
+    def log(self, *arguments: Any, **settings: Any) -> None:
+        self.logged = True
+        super().log(*arguments, **settings)
+
+
 class ShortLoop(_TrainingEpochLoop):
     """Lightning's loop over the batches of an epoch, with a short way through the usual step."""
 
@@ -104,15 +121,7 @@ class ShortLoop(_TrainingEpochLoop):
     def __init__(self, trainer: Any, min_steps: int | None, max_steps: int) -> None:
         super().__init__(trainer, min_steps, max_steps)
         self.plan = None
-        self.logged = False  # since values that were logged were handed on last
-        self._results.log = self.noting(self._results.log)
-
-    def noting(self, log: Callable[..., None]) -> Callable[..., None]:
-        def log_and_note(*arguments: Any, **settings: Any) -> None:
-            self.logged = True
-            log(*arguments, **settings)
-
-        return log_and_note
+        self._results = NotedResults(training=True)
 
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
@@ -141,16 +150,14 @@ class ShortLoop(_TrainingEpochLoop):
         return progress.is_last_batch or progress.current.ready == self.trainer.fit_loop.max_batches
 
     def advance(self, data_fetcher: Any) -> None:
-        if (
-            self.plan is None
-            or self.restarting
-            or self.val_loop.restarting
-            or self.trainer.accumulate_grad_batches != 1
-            or self.automatic_optimization._skip_backward
-        ):
+        if self.plan is None or self.restarting or self.val_loop.restarting or not self.optimizes_each_batch():
             super().advance(data_fetcher)
         else:
             self.step(data_fetcher)
+
+    def optimizes_each_batch(self) -> bool:
+        """Whether this batch is a step of its own; callbacks may change that until the batch is used."""
+        return bool(self.trainer.accumulate_grad_batches == 1) and not self.automatic_optimization._skip_backward
 
     def step(self, data_fetcher: Any) -> None:
         """`_TrainingEpochLoop.advance`."""
@@ -178,7 +185,11 @@ class ShortLoop(_TrainingEpochLoop):
                 progress.increment_by(0, is_last_batch=True)
             else:
                 progress.increment_started()
-                outputs = self.optimize(batch, batch_idx)
+                if self.optimizes_each_batch():
+                    outputs = self.optimize(batch, batch_idx)
+                else:
+                    arguments = self._build_kwargs(OrderedDict(), batch, batch_idx)
+                    outputs = self.automatic_optimization.run(trainer.optimizers[0], batch_idx, arguments)
         progress.increment_processed()
         self.advance_schedules(batch_idx)
         if ended:
@@ -190,8 +201,9 @@ class ShortLoop(_TrainingEpochLoop):
 
     def call(self, hook: str, *arguments: Any) -> None:
         """Call those callbacks, and then the module, that override a hook."""
-        if self.plan.callbacks != self.trainer.callbacks:
-            self.plan = self.plan._replace(callbacks=[*self.trainer.callbacks], hooks=overridden_hooks(self.trainer))
+        callbacks = self.trainer.callbacks
+        if len(self.plan.callbacks) != len(callbacks) or not all(map(operator.is_, self.plan.callbacks, callbacks)):
+            self.plan = self.plan._replace(callbacks=[*callbacks], hooks=overridden_hooks(self.trainer))
         if functions := self.plan.hooks[hook]:
             self.trainer.lightning_module.__dict__["_current_fx_name"] = hook
             for function in functions:
@@ -206,19 +218,22 @@ class ShortLoop(_TrainingEpochLoop):
             batch = plan.transfer(batch, plan.device, 0)
         elif not is_on(plan.device, batch):
             batch = self.trainer.lightning_module.transfer_batch_to_device(batch, plan.device, 0)
+        elif type(batch) is list:  # hooks may change theirs, not the loader's
+            batch = [*batch]
         return batch if plan.after_transfer is None else plan.after_transfer(batch, 0)
 
     def optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """`_AutomaticOptimization.run`, `LightningOptimizer.step` and `Precision.optimizer_step`."""
         trainer, plan = self.trainer, self.plan
         module, optimizer = trainer.lightning_module, trainer.strategy._optimizers[0]
+        attributes = module.__dict__
         counters = self.automatic_optimization.optim_progress.optimizer
-        outputs: dict[str, Any] = {}
+        outputs: dict[str, Any] | None = None  # until the closure has run
 
         def closure() -> Tensor | None:
             nonlocal outputs
             with torch.enable_grad():
-                module.__dict__["_current_fx_name"] = "training_step"
+                attributes["_current_fx_name"] = "training_step"
                 with plan.context:
                     output = module.training_step(batch, batch_idx) if plan.takes_index else module.training_step(batch)
                 loss, outputs = taken_apart(output)
@@ -229,41 +244,54 @@ class ShortLoop(_TrainingEpochLoop):
                 counters.zero_grad.increment_ready()
                 self.call("on_before_zero_grad", optimizer)
                 counters.zero_grad.increment_started()
+                attributes["_current_fx_name"] = "optimizer_zero_grad"
                 optimizer.zero_grad()
                 counters.zero_grad.increment_completed()
                 if loss is not None:
                     self.call("on_before_backward", loss)
+                    attributes["_current_fx_name"] = "backward"
                     loss.backward()
                     self.call("on_after_backward")
             self.call("on_before_optimizer_step", optimizer)
             if plan.clips or trainer.gradient_clip_val:
                 clipping = {name: getattr(trainer, name) for name in ("gradient_clip_val", "gradient_clip_algorithm")}
                 _call_lightning_module_hook(trainer, "configure_gradient_clipping", optimizer, **clipping)
+            attributes["_current_fx_name"] = "optimizer_step"
             return outputs.get("loss")
 
         counters.step.increment_ready()
-        optimizer.step(closure)
+        attributes["_current_fx_name"] = "optimizer_step"
+        optimizer.step(closure=closure)
+        attributes["_current_fx_name"] = None
         counters.step.increment_completed()
-        return outputs
+        if outputs is None:
+            Closure(lambda: ClosureResult(None)).consume_result()  # raises Lightning's own error, for it has not run
+        return outputs or {}
 
     def advance_schedules(self, batch_idx: int) -> None:
         """`_update_learning_rates` but for plateaus."""
         trainer = self.trainer
+        if not self.optimizes_each_batch():
+            self.update_lr_schedulers("step", update_plateau_schedulers=False)
+            return self.end_epoch_of_schedules()
         for config in trainer.strategy.lr_scheduler_configs:
             if config.interval == "step" and not config.reduce_on_plateau and (batch_idx + 1) % config.frequency == 0:
                 self.scheduler_progress.increment_ready()
                 trainer.lightning_module.__dict__["_current_fx_name"] = "lr_scheduler_step"
                 trainer.lightning_module.lr_scheduler_step(config.scheduler, None)
                 self.scheduler_progress.increment_completed()
+        self.end_epoch_of_schedules()
+
+    def end_epoch_of_schedules(self) -> None:
         if self.epoch_is_over():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
 
     def finish_logging(self) -> None:
         """The end of `_TrainingEpochLoop.advance`."""
         trainer, results = self.trainer, self._results
-        if self.logged:
+        if results.logged:
             trainer._logger_connector.on_batch_end()
-            self.logged = False
+            results.logged = False
         else:  # it would hand on the same values once more
             results.batch, results.batch_size = None, None
         self.batch_progress.increment_completed()
@@ -286,9 +314,9 @@ class ShortLoop(_TrainingEpochLoop):
             or trainer._val_check_time_interval is not None
             or self._skip_next_val
             or self.epoch_is_over()
+            or every in (0, float("inf"))
             or progress.current.ready % every == 0
             or progress.total.ready % every == 0
-            or every == float("inf")
             or any(c.reduce_on_plateau and c.interval == "step" for c in trainer.strategy.lr_scheduler_configs)
         ):
             super().on_advance_end(data_fetcher)
@@ -301,12 +329,16 @@ def make_plan(trainer: Any) -> Plan | None:
     module: Any = trainer.lightning_module
     strategy, precision = trainer.strategy, trainer.precision_plugin
     unwrapped = strategy.model is module
+    optimization = trainer.fit_loop.epoch_loop.automatic_optimization
     owners = {hook: trainer._data_connector._datahook_selector.get_instance(hook) for hook in TRANSFER_HOOKS}
     own = {hook: getattr(owner, hook) for hook, owner in owners.items() if overrides(owner, hook, DataHooks)}
     if not (
         type(strategy) is SingleDeviceStrategy
         and unwrapped
         and len(strategy._optimizers) == 1
+        and not isinstance(strategy._optimizers[0], LightningOptimizer)
+        and type(optimization) is _AutomaticOptimization
+        and not any(map(has_methods, (strategy, precision, optimization, strategy._lightning_optimizers[0])))
         and type(precision) in (Precision, MixedPrecision)
         and getattr(precision, "scaler", None) is None
         and type(trainer.profiler) is PassThroughProfiler
@@ -327,8 +359,13 @@ def make_plan(trainer: Any) -> Plan | None:
         after_transfer=own.get("on_after_batch_transfer"),
         device=strategy.root_device,
         context=precision.autocast_context_manager() if mixed else nullcontext(),
-        clips=overrides(module, "configure_gradient_clipping", pl.LightningModule),
+        clips=any(overrides(module, hook, pl.LightningModule) for hook in CLIPPING_HOOKS),
     )
+
+
+def has_methods(thing: Any) -> bool:
+    """Whether an object has been given methods in place of those of its class."""
+    return any(callable(getattr(type(thing), name, None)) for name in vars(thing))
 
 
 def overridden_hooks(trainer: Any) -> dict[str, list[Callable[..., Any]]]:
@@ -357,7 +394,7 @@ def is_idle(callback: pl.Callback, hook: str) -> bool:
 def taken_apart(output: Any) -> tuple[Tensor | None, dict[str, Any]]:
     """`ClosureResult.from_training_step_output`: the loss, and what hooks are given, with a copy of the loss."""
     if type(output) is dict and isinstance(loss := output.get("loss"), Tensor):
-        return loss, output | {"loss": loss.detach().clone()}
+        return loss, {"loss": loss.detach().clone()} | {name: part for name, part in output.items() if name != "loss"}
     result = ClosureResult.from_training_step_output(output)
     return result.closure_loss, {} if result.loss is None else result.asdict()
 
