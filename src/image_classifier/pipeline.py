@@ -38,7 +38,9 @@ from image_classifier.engine.runs.files import write_json
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.sweeps.objectives import objective_values
 from image_classifier.engine.terminal import say
+from image_classifier.engine.training.dry_run import dry_run
 from image_classifier.engine.training.fitting import fit, test
+from image_classifier.models.classifier import Classifier
 
 __all__ = ["evaluate", "export", "load_run", "predict", "train"]
 
@@ -61,6 +63,8 @@ def train(cfg: DictConfig) -> Any:
         datamodule = make_datamodule(cfg)
         recipe = recipe_of(cfg, datamodule)
         model = make_model(cfg, datamodule, recipe)
+        if isinstance(model, Classifier):  # a module of your own may do what it wants with its network
+            dry_run(model, len(recipe["class_names"]))
         settle_precision(cfg, model, recipe)
     else:
         assert checkpoint is not None

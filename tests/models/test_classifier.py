@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from image_classifier import pipeline
 from image_classifier.data.synthetic import Synthetic
@@ -20,6 +21,7 @@ from image_classifier.engine.training.checkpoint_contents import CheckpointConte
 from image_classifier.engine.training.metrics import EpochMetrics
 from image_classifier.models.classifier import Classifier
 from image_classifier.models.cnn import CNN
+from image_classifier.models.focal_loss import FocalLoss
 from image_classifier.models.mlp import MLP
 
 SHAPE = (1, 8, 8)
@@ -102,6 +104,36 @@ def test_weights_and_metrics_equal_those_of_a_plain_loop(
     assert counted.sum() > 0 and (ignored_class is None) == bool(counted.all())
     assert figures["test/loss"] == pytest.approx(F.cross_entropy(logits[counted], labels[counted]).item(), rel=1e-4)
     assert figures["test/acc"] == pytest.approx((logits.argmax(1) == labels)[counted].float().mean().item())
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 0.5, 1.0])])
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, FocalLoss])
+def test_batches_of_ignored_samples_only_change_nothing(loss: Any, weight: Any, label_smoothing: float) -> None:
+    """As if they were not there; the mean over none of their samples is no number."""
+    smoothing = {"label_smoothing": label_smoothing} if loss is nn.CrossEntropyLoss else {}
+    images = torch.rand(12, 1, 8, 8)
+    labels = torch.tensor([0, 1, 2, 3, 3, 3, 3, 3, 1, 2, 0, 3])  # batches of 4, the second of class 3 only
+    weights = []
+    for chosen in (list(range(12)), [0, 1, 2, 3, 8, 9, 10, 11]):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+        model = Classifier(
+            net,
+            partial(torch.optim.SGD, lr=0.1),
+            None,
+            loss(weight=weight, ignore_index=3, **smoothing),
+            ignore_index=3,
+        )
+        batches = DataLoader(TensorDataset(images[chosen], labels[chosen]), 4)
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[EpochMetrics()],
+        )  # fmt: skip
+        trainer.fit(model, batches)
+        assert trainer.callback_metrics["train/loss"].isfinite()
+        weights.append(net[1].weight.detach().clone())
+    assert torch.equal(*weights)
 
 
 class Rates(pl.Callback):

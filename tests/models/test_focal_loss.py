@@ -35,3 +35,11 @@ def test_shares_of_classes_as_mixed_images_have_them(weight: torch.Tensor | None
     classes = torch.arange(50) % 3
     whole = F.one_hot(classes).float()
     torch.testing.assert_close(FocalLoss(2.0)(logits, whole), FocalLoss(2.0)(logits, classes))
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 1.0, 3.0])])
+def test_a_batch_of_ignored_samples_only_teaches_nothing(weight: torch.Tensor | None) -> None:
+    logits = torch.randn(5, 3, requires_grad=True)
+    loss = FocalLoss(2.0, weight)(logits, torch.full((5,), -100))
+    loss.backward()
+    assert loss.item() == 0 and logits.grad is not None and not logits.grad.any()

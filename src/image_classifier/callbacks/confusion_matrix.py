@@ -15,6 +15,7 @@ from image_classifier.engine.errors import UserError
 from image_classifier.engine.loggers.base import group_curves, log_image, log_matrix, log_matrix_chart, log_scalars
 from image_classifier.engine.runs.results import Results
 from image_classifier.engine.terminal import say
+from image_classifier.engine.training.best_checkpoint import checkpoint_of_run
 from image_classifier.engine.training.stages import Outputs, StageCallback, ignored_label
 
 CHART_CLASSES = 15  # most confused classes in the interactive chart of a matrix above `max_cells`
@@ -199,7 +200,7 @@ def epoch_number(trainer: pl.Trainer) -> int:
 
 def is_best_so_far(trainer: pl.Trainer) -> bool:
     """Whether the checkpoint callback is about to keep this epoch as the best one."""
-    checkpoint = trainer.checkpoint_callback
+    checkpoint = checkpoint_of_run(trainer)
     if trainer.state.fn != TrainerFn.FITTING:
         return False
     if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.monitor is None or checkpoint.best_model_score is None:

@@ -67,6 +67,8 @@ class Classifier(pl.LightningModule):
         images, targets = batch
         logits = self(images)
         loss = self.loss(logits, targets)
+        if self.ignore_index >= 0:  # a mean over no sample at all is 0 / 0
+            loss = loss.where((targets != self.ignore_index).any(), 0.0)
         return {"loss": loss, "logits": logits.detach(), "targets": targets}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:

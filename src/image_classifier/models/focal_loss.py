@@ -1,5 +1,6 @@
 """Focal loss: samples that are classified well count less."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ class FocalLoss(nn.Module):
         targets = targets.where(known, 0)
         weights = known.float() if self.weight is None else self.weight[targets] * known
         losses = self.of_true_class(log_p.gather(1, targets[:, None]).squeeze(1))  # (B,)
-        return (weights * losses).sum() / weights.sum()
+        return (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
     def of_true_class(self, log_p: Tensor) -> Tensor:
         return -((1 - log_p.exp()) ** self.gamma) * log_p

@@ -4,12 +4,14 @@ import csv
 import json
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from sklearn.metrics import accuracy_score
 
 from image_classifier import pipeline
@@ -17,7 +19,7 @@ from image_classifier.engine.confusion.matrix import from_csv
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.metric_modes import metric_mode
 from image_classifier.engine.sweeps.objectives import optuna_direction
-from image_classifier.engine.training.best_checkpoint import BestCheckpoint
+from image_classifier.engine.training.best_checkpoint import BestCheckpoint, checkpoint_of_run
 from tiny import EVERY_EPOCH
 
 PLAIN = (
@@ -191,6 +193,7 @@ WHEN = [
     ("trainer.val_check_interval=0.5",),
     ("trainer.val_check_interval=0.3",),
     ("trainer.val_check_interval=3",),
+    ("trainer.val_check_interval=1",),  # after each batch
     ("trainer.val_check_interval=11", "trainer.check_val_every_n_epoch=null"),
     ("trainer.max_epochs=-1", "trainer.max_steps=19"),
     ("trainer.max_steps=20",),
@@ -211,6 +214,23 @@ def test_best_and_last_whenever_the_validation_comes(
     steps = {("trainer.max_epochs=-1", "trainer.max_steps=19"): 19, ("trainer.max_steps=20",): 20}
     a_epoch = {("trainer.limit_train_batches=0.3",): 2, ("trainer.accumulate_grad_batches=3",): 3}
     assert saved(run_dir / "checkpoints" / "last.ckpt")["global_step"] == steps.get(when, 5 * a_epoch.get(when, 8))
+
+
+@pytest.mark.parametrize("setting", [{"every_n_train_steps": 5}, {"train_time_interval": timedelta(minutes=1)}])
+def test_weights_that_were_not_validated_are_no_best(train: Callable[..., Path], setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="found every_n_train_steps or train_time_interval; validate more often"):
+        BestCheckpoint("checkpoints", monitor="val/acc", mode="max", **setting)
+    BestCheckpoint("checkpoints", **setting)  # the latest, whatever it is worth
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_checkpoint_callback_of_ones_own_leaves_the_best_of_the_run_as_it_is(first: bool) -> None:
+    own = ModelCheckpoint("own", monitor="val/loss")
+    best = BestCheckpoint("checkpoints", monitor="val/acc", mode="max")
+    callbacks = [own, best] if first else [best, own]
+    trainer = pl.Trainer(accelerator="cpu", logger=False, callbacks=callbacks)
+    assert checkpoint_of_run(trainer) is best
+    assert checkpoint_of_run(pl.Trainer(accelerator="cpu", logger=False, callbacks=[own])) is own
 
 
 AVERAGING = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -197,6 +198,7 @@ def test_a_plateau_is_one_of_the_monitored_metric(mode: str | None, given: str |
         (partial(ReduceLROnPlateau, mode="min"), r"mode=max, .* but found min"),
         (partial(lr_scheduler.OneCycleLR, total_steps=11), r"last for the 12 steps .* but found 11"),
         (partial(lr_scheduler.OneCycleLR, epochs=2, steps_per_epoch=4), r"last for the 12 steps .* but found 8"),
+        (partial(CosineLRScheduler, t_initial=2), r"without arguments, .* CosineLRScheduler, whose step takes epoch"),
         (partial(lr_scheduler.StepLR), r"model.scheduler .* StepLR .* missing .*step_size"),
         (partial(lr_scheduler.StepLR, step_size=1, depth=3), r"model.scheduler .* StepLR .* 'depth'"),
     ],

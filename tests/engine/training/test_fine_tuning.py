@@ -1,5 +1,6 @@
 """Starting from other weights, keeping some, and factors of the learning rate: against the tensors themselves."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.training.fine_tuning import class_weights, freeze, init_from
+from image_classifier.engine.training.fine_tuning import class_weights, freeze, frozen_norms, init_from
 from image_classifier.engine.training.parameter_groups import parameter_groups
 
 QUIET = ("logger=none", "confusion_matrix=none", "trainer.max_epochs=1", "test=false")
@@ -84,6 +85,20 @@ def test_frozen_statistics_stay(train: Callable[..., Path], tmp_path: Path) -> N
     after = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(before[f"net.{names[0]}"], after[f"net.{names[0]}"])
     assert not torch.equal(before[f"net.{names[-1]}"], after[f"net.{names[-1]}"])
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("frozen", [["stem"], ["head"], ["*"]])
+def test_normalisation_is_frozen_with_what_it_is_part_of(frozen: list[str], affine: bool) -> None:
+    parts = {
+        "stem": nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=affine)),
+        "head": nn.Sequential(nn.Conv2d(4, 4, 3), nn.Sequential(nn.BatchNorm2d(4, affine=affine))),
+    }
+    network = nn.Sequential(OrderedDict(parts))
+    freeze(network, frozen)
+    found = [layer for layer in frozen_norms(network)]
+    expected = [parts["stem"][1]] * (frozen != ["head"]) + [parts["head"][1][0]] * (frozen != ["stem"])
+    assert found == expected
 
 
 @pytest.mark.parametrize("decay_all", [True, False])

@@ -202,6 +202,14 @@ def test_what_is_no_metric_of_classes_is_told_in_a_line(train: Callable[..., Pat
         train(*QUIET, f"+metrics.x={chosen}")
 
 
+@pytest.mark.parametrize("name", ["acc", "loss", "macro_f1", "weighted_f1", "balanced_acc", "ece", "loss_step"])
+def test_a_name_that_is_taken_is_refused(train: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    """Lightning would log the mean of the two."""
+    chosen = "{_target_: torchmetrics.classification.MulticlassAccuracy, top_k: 3, average: micro}"
+    with pytest.raises(UserError, match=rf"free but found {name}, .* metrics.own_{name}"):
+        train(*QUIET, f"+metrics.{name}={chosen}")
+
+
 class OwnModule(pl.LightningModule):
     """A module that is no Classifier: as little as it has to return."""
 
@@ -221,16 +229,74 @@ class OwnModule(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize(("returns", "expected"), [("loss", {"loss"}), ("logits", {"loss", "acc"})])
-def test_a_module_of_ones_own_has_metrics(returns: str, expected: Sequence[str]) -> None:
+def fit_own(module: pl.LightningModule, **settings: Any) -> pl.Trainer:
     from image_classifier.data.synthetic import Synthetic
 
     data = Synthetic(num_classes=4, num_samples=120, image_size=8, batch_size=16, val_size=0.25)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[EpochMetrics()],
+        enable_model_summary=False, callbacks=[EpochMetrics()], **settings,
     )  # fmt: skip
-    trainer.fit(OwnModule(returns), data)
-    found = set(trainer.callback_metrics)
+    trainer.fit(module, data)
+    return trainer
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_steps_without_a_loss_count_nowhere(manual: bool) -> None:
+    class Skips(OwnModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if manual or batch_idx % 2 else super().training_step(batch, batch_idx)
+
+    module = Skips("logits")
+    module.automatic_optimization = not manual
+    logged = fit_own(module).callback_metrics
+    assert {"val/loss", "val/acc"} <= set(logged) and ("train/loss" in logged) != manual
+
+
+def test_targets_are_those_of_the_step_whatever_the_loader_does_with_them_later() -> None:
+    class Reuses(OwnModule):
+        """Stands for a loader that writes each batch into the same memory."""
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            batch[1].fill_(0)
+
+    often, seldom = (
+        fit_own(pl.seed_everything(1, verbose=False) and Reuses("logits"), log_every_n_steps=every).callback_metrics
+        for every in (1, 50)
+    )
+    assert seldom["train/acc"] == often["train/acc"] and seldom["train/loss"] == pytest.approx(often["train/loss"])
+
+
+def test_what_the_module_logs_by_a_name_of_the_project_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    class Logs(OwnModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("val/acc", 0.123)
+            return super().validation_step(batch, batch_idx)
+
+    assert fit_own(Logs("logits")).callback_metrics["val/acc"] != 0.123
+    assert capsys.readouterr().out.count("logs as val/acc is not kept") == 1
+
+
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [
+        (lambda logits: None, "return .* logits.* found NoneType"),
+        (lambda logits: {"loss": logits.mean()}, "found NoneType"),
+        (lambda logits: torch.cat((logits, logits[:, :1]), 1), r"\(\d+, 4\) .* found a tensor of \(\d+, 5\)"),
+        (lambda logits: logits[:, :2], r"found a tensor of \(\d+, 2\)"),
+    ],
+)
+def test_validation_steps_that_return_no_logits_of_the_classes_are_told(outputs: Any, told: str) -> None:
+    class Returns(OwnModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return outputs(super().validation_step(batch, batch_idx))
+
+    with pytest.raises(UserError, match=told):
+        fit_own(Returns("logits"))
+
+
+@pytest.mark.parametrize(("returns", "expected"), [("loss", {"loss"}), ("logits", {"loss", "acc"})])
+def test_a_module_of_ones_own_has_metrics(returns: str, expected: Sequence[str]) -> None:
+    found = set(fit_own(OwnModule(returns)).callback_metrics)
     assert {name.removeprefix("train/") for name in found if name.startswith("train/")} - {"loss_step"} == expected
     assert {"val/loss", "val/acc"} <= found

@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 from image_classifier.engine.checkpoint import accepted, network_arguments
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.monitored import monitored_metrics
+from image_classifier.engine.launch.monitored import ALWAYS, monitored_metrics
 from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.resume import typed_overrides
 from image_classifier.engine.loggers import guard
@@ -42,6 +42,7 @@ from image_classifier.engine.training.monitored import MonitoredMetrics
 from image_classifier.engine.training.random_states import RandomStates
 from image_classifier.engine.training.shortcuts import take_shortcuts
 
+OF_CALLBACKS = ("ece", "loss_step")  # metrics that callbacks here log, beside those that are logged always
 # Of the trainer, for callbacks that Lightning adds where there are none of their kind.
 SWITCHES: dict[str, type] = {
     "enable_progress_bar": ProgressBar,
@@ -165,9 +166,14 @@ def make_metrics(settings: Mapping[str, Any] | None, num_classes: int, trusted: 
     """Metrics by name, told the number of classes where they ask for it.
 
     Raises:
-        UserError: One is no metric of torchmetrics.
+        UserError: One is no metric of torchmetrics, or has the name of one that is logged anyway.
     """
     made = {}
+    if taken := sorted({name.partition("/")[0] for name in settings or ()} & {*ALWAYS, *OF_CALLBACKS}):
+        raise UserError(
+            f"expected metrics under names that are free but found {', '.join(taken)}, which the project logs itself; "
+            f"for example metrics.own_{taken[0]}"
+        )
     for name, chosen in (settings or {}).items():
         factory = make(chosen, trusted, _partial_=True)
         missing = {} if "num_classes" in chosen else accepted(factory.func, {"num_classes": num_classes})

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
+from image_classifier.engine.errors import UserError
 from image_classifier.engine.terminal import say
 
 NUMBERED = "epoch_{epoch}_step_{step}"
@@ -30,6 +31,12 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, filename: str | None = None, *, save_top_k: int = 1, **settings: Any) -> None:
+        if settings.get("monitor") and (settings.get("every_n_train_steps") or settings.get("train_time_interval")):
+            raise UserError(
+                "expected the best checkpoint to be saved when the metric that picks it was measured, after a "
+                "validation, but found every_n_train_steps or train_time_interval; validate more often "
+                "(+trainer.val_check_interval=0.25), or save for a resume (callbacks.last_checkpoint.every_minutes=1)"
+            )
         single = save_top_k in (0, 1) and filename is None
         name = "best" if single else filename or NUMBERED
         super().__init__(
@@ -59,7 +66,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         # Inside an epoch there is no other moment than the end of the validation. At its end the state that resumes
         # exactly is that of the epoch's end; Lightning would not save there when only some epochs are validated.
-        self._save_on_train_epoch_end = trainer.val_check_interval == 1.0 and trainer._val_check_time_interval is None  # type: ignore[attr-defined]
+        self._save_on_train_epoch_end = ends_each_epoch(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -178,6 +185,18 @@ class BestCheckpoint(ModelCheckpoint):
         self.kth_value = self.best_k_models[self.kth_best_model_path]
         self.best_model_path = best(self.best_k_models, key=lambda path: float(self.best_k_models[path]))
         self.best_model_score = self.best_k_models[self.best_model_path]
+
+
+def checkpoint_of_run(trainer: pl.Trainer) -> Any:
+    """The callback whose best checkpoint the run is judged by: the project's, else the first; None without any."""
+    own = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
+    return own[0] if own else trainer.checkpoint_callback
+
+
+def ends_each_epoch(trainer: Any) -> bool:
+    """Whether validations come at the end of epochs only. An interval of 1.0 is an epoch, one of 1 is a batch."""
+    interval = trainer.val_check_interval
+    return isinstance(interval, float) and interval == 1.0 and trainer._val_check_time_interval is None
 
 
 def save_for_use(trainer: pl.Trainer, path: str) -> None:

@@ -103,6 +103,11 @@ def make_schedule(
         scheduler = call(factory, optimizer, missing)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise refused("model.scheduler", factory, error) from error
+    if not isinstance(scheduler, ReduceLROnPlateau) and (needed_by_step := required(scheduler.step)):
+        raise UserError(
+            f"expected model.scheduler to be stepped without arguments, as torch's are, but found {name_of(factory)}, "
+            f"whose step takes {', '.join(needed_by_step)}; take one of torch.optim.lr_scheduler"
+        )
     total = getattr(scheduler, "total_steps", None)
     if total is not None and total < (needed := span().steps if interval == "step" else span().epochs) // frequency:
         raise UserError(
@@ -110,6 +115,13 @@ def make_schedule(
             f"{name_of(factory)}; leave its length out, or train for fewer epochs"
         )
     return Schedule(scheduler, interval, frequency)
+
+
+def required(function: Callable[..., Any]) -> list[str]:
+    """Names of the parameters that a function cannot be called without."""
+    parameters = inspect.signature(function).parameters.values()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one.name for one in parameters if one.default is one.empty and one.kind not in variadic]
 
 
 def call(factory: Callable[..., Any], optimizer: Optimizer, arguments: dict[str, Any]) -> Any:

@@ -102,9 +102,16 @@ class FrozenStatistics(pl.Callback):
 
 
 def frozen_norms(module: nn.Module) -> Iterator[nn.Module]:
-    for layer in module.modules():
-        parameters = list(layer.parameters(recurse=False))
-        if hasattr(layer, "running_mean") and parameters and not any(weight.requires_grad for weight in parameters):
+    modules = dict(module.named_modules())
+    for name, layer in modules.items():
+        if not hasattr(layer, "running_mean"):
+            continue
+        owner = layer
+        while name and next(owner.parameters(), None) is None:  # without a scale it is as frozen as what it is part of
+            name = name.rpartition(".")[0]
+            owner = modules[name]
+        parameters = list(owner.parameters())
+        if parameters and not any(weight.requires_grad for weight in parameters):
             yield layer
 
 

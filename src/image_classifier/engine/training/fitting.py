@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.runs.results import Results
-from image_classifier.engine.training.best_checkpoint import BestCheckpoint
+from image_classifier.engine.training.best_checkpoint import BestCheckpoint, checkpoint_of_run
 from image_classifier.engine.training.checkpoint_contents import training_metrics
 
 
@@ -41,7 +41,7 @@ def fit(
         resumed = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
         metrics |= {name: digits(value) for name, value in training_metrics(resumed).items()}
     metrics |= epoch_metrics(trainer, "train/", "val/")
-    checkpoint: Any = trainer.checkpoint_callback
+    checkpoint = checkpoint_of_run(trainer)
     if may_choose(trainer, checkpoint) and not checkpoint.has_seen(trainer, model):
         # The last epoch had no validation, or the weights were averaged at the very end.
         trainer.validate(model, datamodule, verbose=False)
@@ -80,6 +80,11 @@ def told(error: Exception) -> Exception:
             "expected at least two images a batch, because the network has batch normalisation, but found one; "
             "for example data.batch_size=2"
         )
+    if "closure hasn't been executed" in message:
+        return UserError(
+            "expected model.optimizer to call the closure that its step is given, which computes the gradients, "
+            "but found that it does not: its step begins with `loss = closure()`"
+        )
     if "val_check_interval" in message:
         return UserError(
             f"expected trainer.val_check_interval to fit the training but found: {' '.join(message.split())}"
@@ -103,7 +108,7 @@ def may_choose(trainer: pl.Trainer, checkpoint: Any) -> bool:
 
 
 def best_checkpoint(trainer: pl.Trainer) -> Path | None:
-    checkpoint = trainer.checkpoint_callback
+    checkpoint = checkpoint_of_run(trainer)
     if isinstance(checkpoint, BestCheckpoint):
         return checkpoint.best_path
     best = isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path

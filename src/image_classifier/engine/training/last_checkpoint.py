@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from image_classifier.engine import interruption
 from image_classifier.engine.disk import require_room
-from image_classifier.engine.training.best_checkpoint import BestCheckpoint, link_or_copy
+from image_classifier.engine.training.best_checkpoint import BestCheckpoint, checkpoint_of_run, link_or_copy
 
 COST = 0.01  # share of the time that may go into checkpoints within an epoch
 LOOK = 1.0  # seconds between two moments at which several processes compare what they know
@@ -79,7 +79,7 @@ class LastCheckpoint(Checkpoint):
                 raise interruption.Interrupted(asked, after_step=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        best: Any = trainer.checkpoint_callback
+        best = checkpoint_of_run(trainer)
         same = best.saved_now(trainer) if isinstance(best, BestCheckpoint) else None
         self.save(trainer, same)
 

@@ -11,6 +11,8 @@ from torchmetrics import Metric
 
 from image_classifier.engine.confusion.matrix import unique_slugs
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.terminal import say
+from image_classifier.engine.training.dry_run import check_logits
 from image_classifier.engine.training.finite import require_finite
 from image_classifier.engine.training.stages import Outputs, StageCallback, ignored_label
 
@@ -71,6 +73,7 @@ class EpochMetrics(StageCallback):
         self.totals: dict[str, LossAndAccuracy] = {}  # of the running epoch, by stage
         self.uncounted: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, predicted and targets of the latest steps
         self.knows_predictions = True  # in training
+        self.told: set[str] = set()  # names of metrics that the module logs, too
         self.resumed: dict[str, float] = {}  # sums of the epoch that a checkpoint was written in
 
     def start(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -80,6 +83,8 @@ class EpochMetrics(StageCallback):
             metric.to(pl_module.device).reset()
 
     def collect(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Outputs) -> None:
+        if (names := getattr(getattr(trainer, "datamodule", None), "class_names", None)) is not None:
+            check_logits(outputs.logits, len(outputs.targets), len(names))
         require_finite(outputs.logits, outputs.images, pl_module, stage, outputs.batch_idx)
         ignored = ignored_label(pl_module)
         loss_sum = F.cross_entropy(outputs.logits, outputs.targets, ignore_index=ignored, reduction="sum")
@@ -98,10 +103,19 @@ class EpochMetrics(StageCallback):
                 raise refused(name, error) from error
 
     def finish(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.tell_of_others(stage, trainer)
         self.log_totals(stage, pl_module)
         class_names = getattr(trainer.datamodule, "class_names", ())  # type: ignore[attr-defined]
         for name, metric in self.metrics.items():
             pl_module.log_dict(values_of(f"{stage}/{name}", metric, class_names))
+
+    def tell_of_others(self, stage: str, trainer: pl.Trainer) -> None:
+        """Tell, once, which values of the module are not kept because they have the names of those that follow."""
+        names = {f"{stage}/loss", f"{stage}/acc"}
+        logged = {result.meta.name for result in trainer._results.values()} if trainer._results else set()
+        if taken := sorted((names & logged) - self.told):
+            self.told.update(taken)
+            say(f"What the module logs as {', '.join(taken)} is not kept: the project counts these; use another name")
 
     def log_totals(self, stage: str, pl_module: pl.LightningModule) -> None:
         figures = {f"{stage}/{name}": value for name, value in self.totals[stage].compute().items()}
@@ -128,7 +142,7 @@ class EpochMetrics(StageCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not outputs:  # a step without a loss, or a batch of None
+        if not outputs or "loss" not in outputs:  # a step without a loss, or a batch of None
             return
         targets = outputs.get("targets", batch[1])
         # Soft targets: the class with most of it. A copy, because a loader may write its next batch over this one.

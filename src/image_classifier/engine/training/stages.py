@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 from torch import Tensor
 
+from image_classifier.engine.errors import UserError
+
 NO_CLASS = -100  # label of an image without one, where the module does not say otherwise
 
 
@@ -22,7 +24,12 @@ class Outputs(NamedTuple):
     def of(cls, step_output: Any, batch: Any, batch_idx: int) -> "Outputs":
         """From what a step returned: (B, K) logits, or a dictionary that holds them as `logits`."""
         images, targets = batch[0], batch[1]
-        logits = step_output["logits"] if isinstance(step_output, Mapping) else step_output
+        logits = step_output.get("logits") if isinstance(step_output, Mapping) else step_output
+        if not isinstance(logits, Tensor):
+            raise UserError(
+                "expected validation_step and test_step to return (B, K) logits, or a dictionary that holds them as "
+                f"`logits`, but found {type(logits).__name__}"
+            )
         logits = logits.float()
         return cls(images, logits, logits.argmax(1), targets, batch_idx)
 

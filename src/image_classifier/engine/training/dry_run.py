@@ -1,0 +1,71 @@
+"""Whether a network and a loss fit the data and one another: told before the training."""
+
+import copy
+import os
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from image_classifier.engine.errors import UserError
+
+
+def dry_run(model: pl.LightningModule, num_classes: int) -> None:
+    """Run two blank images through a network and its loss, as in evaluation. Lazy layers get their sizes by it.
+
+    Args:
+        model: With an `example_input_array` of 2 images, a `forward` that returns logits, and a `loss`.
+        num_classes: K.
+
+    Raises:
+        UserError: The network takes no such images or returns something else than (2, K) logits, or the loss takes
+            something else or is no single number.
+    """
+    images: Any = model.example_input_array
+    training = [module for module in model.modules() if module.training]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=()), torch.compiler.set_stance("force_eager"):
+            logits = attempt("net", f"images of {tuple(images.shape[1:])}", model.eval(), images)
+            check_logits(logits, len(images), num_classes)
+            check_loss(model.loss, logits)
+    finally:
+        for module in training:
+            module.training = True
+
+
+def check_logits(logits: Any, count: int, num_classes: int) -> None:
+    """Raise UserError unless something is the (count, K) logits of so many images."""
+    if isinstance(logits, Tensor) and logits.shape == (count, num_classes):
+        return
+    found = f"a tensor of {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    raise UserError(
+        f"expected logits from the network, a tensor of {(count, num_classes)} for {count} images of {num_classes} "
+        f"classes, but found {found}"
+    )
+
+
+def check_loss(loss: Any, logits: Tensor) -> None:
+    """Raise UserError unless a loss takes (B, K) logits and (B,) classes and returns one number."""
+    classes = torch.arange(len(logits)) % logits.shape[1]
+    own = copy.deepcopy(loss)  # it may keep a state
+    value = attempt("loss", f"(B, {logits.shape[1]}) logits and (B,) classes", own, logits, classes)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise UserError(f"expected model.loss to be one number, the mean of the batch, but found {found}")
+
+
+def attempt(part: str, taken: str, function: Any, *arguments: Any) -> Any:
+    """Call a part of the model; its errors in one line, unless the variable HYDRA_FULL_ERROR asks for the traceback."""
+    try:
+        return function(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"expected model.{part} to take {taken} but found that it does not: {reason} "
+            "(HYDRA_FULL_ERROR=1 shows where)"
+        ) from error
