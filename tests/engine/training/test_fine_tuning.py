@@ -96,9 +96,8 @@ def test_normalisation_is_frozen_with_what_it_is_part_of(frozen: list[str], affi
     }
     network = nn.Sequential(OrderedDict(parts))
     freeze(network, frozen)
-    found = [layer for layer in frozen_norms(network)]
     expected = [parts["stem"][1]] * (frozen != ["head"]) + [parts["head"][1][0]] * (frozen != ["stem"])
-    assert found == expected
+    assert list(frozen_norms(network)) == expected
 
 
 @pytest.mark.parametrize("decay_all", [True, False])
