@@ -112,7 +112,8 @@ class EpochMetrics(StageCallback):
     def tell_of_others(self, stage: str, trainer: pl.Trainer) -> None:
         """Tell, once, which values of the module are not kept because they have the names of those that follow."""
         names = {f"{stage}/loss", f"{stage}/acc"}
-        logged = {result.meta.name for result in trainer._results.values()} if trainer._results else set()
+        entries = trainer._results.values() if trainer._results else ()
+        logged = {entry.meta.name for entry in entries if entry.meta.fx.endswith("_step")}
         if taken := sorted((names & logged) - self.told):
             self.told.update(taken)
             say(f"What the module logs as {', '.join(taken)} is not kept: the project counts these; use another name")
