@@ -213,7 +213,9 @@ def load_data(checkpoint: dict[str, Any], ckpt_path: str, overrides: Mapping[Any
     recipe["data"] |= changes
     datamodule = load_datamodule(checkpoint)
     state = checkpoint.get(type(datamodule).__qualname__, {})
-    if root is None and "pictures" in state:  # leaves out what was trained on, even if files were added since then
+    if root is None and not {"contents", "pictures"}.isdisjoint(
+        state
+    ):  # leaves out what was trained on, even if files were added since then
         root = str(datamodule.root)
     if root is not None:
         datamodule.relocate(root, recipe["class_names"], state)
