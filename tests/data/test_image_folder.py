@@ -202,7 +202,7 @@ def test_file_that_is_damaged_during_the_training_is_told_in_one_line(tmp_path: 
 
 def test_two_channels_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"channels to be 1 .*, 3 .* or auto"):
-        ImageFolder(root=str(tmp_path), channels=2, batch_size=1, val_size=1)
+        ImageFolder(root=str(tmp_path), channels=2, batch_size=1, val_size=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("part", ["val", "test"])

@@ -211,10 +211,12 @@ def test_training_evaluation_and_prediction_by_the_commands(
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
     if kept == "cache":
         assert f"decoded, 0 of before, in {tmp_path}/cache" in capsys.readouterr().out
-    cfg = compose_config(checkpoint, f"paths.run_dir={tmp_path}/eval", config_name="eval")
-    cfg.trusted = trusted
-    assert pipeline.evaluate(cfg) == trained["test/acc"] == 1.0
-    assert ("Pictures: 0 decoded, " in capsys.readouterr().out) == (kept == "cache")
+    typed = [f"+data.cache={tmp_path}/cache"] if kept == "cache" else []
+    for cache in ([], typed):
+        cfg = compose_config(checkpoint, f"paths.run_dir={tmp_path}/eval", *cache, config_name="eval")
+        cfg.trusted = trusted
+        assert pipeline.evaluate(cfg) == trained["test/acc"] == 1.0
+        assert ("Pictures: 0 decoded, " in capsys.readouterr().out) == bool(cache)
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["test/loss"] == pytest.approx(
         trained["test/loss"]
     )
