@@ -17,6 +17,8 @@ from torch.utils.data import ConcatDataset, Dataset
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.pictures import Facts, PictureForm, decode, path_text, reason
 
+Stamp = tuple[int, int, int, int]
+
 FORMER_BYTES = 4096  # of each file, for `former_keys`
 
 
@@ -142,7 +144,7 @@ class PictureFiles(Pictures):
         return (*((path, stamp(path)) for path in self.paths), self.names)
 
 
-def stamp(path: Path) -> tuple[int, int, int, int] | None:
+def stamp(path: Path) -> Stamp | None:
     """What changes with a file; None where it cannot be read."""
     try:
         found = path.stat()
