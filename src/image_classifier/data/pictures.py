@@ -78,10 +78,10 @@ class FileLoader(DataLoader):
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches_served": self.batches_served}
+        return {"batches_served": self.batch_sampler.next_after(self.batches_served)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batch_sampler.first_batch = state["batches_served"] % len(self)
+        self.batch_sampler.first_batch = self.batch_sampler.next_after(state["batches_served"])
 
 
 def end_with_parent(parent: int, worker: int) -> None:
