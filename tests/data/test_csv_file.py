@@ -144,3 +144,74 @@ def test_a_network_is_tested_on_another_table_without_what_it_was_trained_on(
     other.prepare_data()
     other.setup("test")
     assert torch.bincount(other.test_images.labels).tolist() == [2, 2, 2]
+
+
+def parted(file: Path, header: str, *cells: str) -> Path:
+    """20 pictures, of which the first 16 are for training and the others as `cells` say."""
+    draw(file.parent, *(f"{index:02}.png" for index in range(20)))
+    parts = ["train"] * (20 - len(cells)) + [*cells]
+    return table(file, header, *(f"{index:02}.png,{'ab'[index % 2]},{part}" for index, part in enumerate(parts)))
+
+
+@pytest.mark.parametrize(
+    "header", ["path,label,split", "path, label, split", " path ,label\t,split ", "path,label,SPLIT"]
+)
+@pytest.mark.parametrize("settings", [{}, {"split_column": " split "}])
+def test_the_column_of_parts_is_found_in_other_spellings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], header: str, settings: dict[str, Any]
+) -> None:
+    file = parted(tmp_path / "a.csv", header, *["test"] * 4)
+    assert [sum(part) for part in counts(make(file, **settings))] == [12, 4, 4]
+    told = f"Pictures: column SPLIT of {file} says which part a picture is for" in capsys.readouterr().out
+    assert told == ("SPLIT" in header)
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "message"),
+    [
+        (
+            "path,label,fold",
+            "part",
+            r"a column part in .*a\.csv but found path, label, fold; .*data\.split_column=NAME",
+        ),
+        ("path,label, Part", "part", r"a column part in .* but found path, label, Part; .*data\.split_column=Part"),
+        ("path,label,split", "Split", r"a column Split in .* but found path, label, split; .*data\.split_column=split"),
+        ("path,label,split,split", "split", r"a column split in .* but found 2 of them in path, label, split, split;"),
+        ("path,label,Split,SPLIT", "split", r"a column split in .* but found path, label, Split, SPLIT; name"),
+        ("path,Label,split", "split", r"a column label in .* but found path, Label, split; .*data\.label_column=Label"),
+        ("path,label,label ", "split", r"a column label in .* but found 2 of them in path, label, label;"),
+    ],
+)
+def test_a_column_that_is_not_there_is_told(tmp_path: Path, header: str, column: str, message: str) -> None:
+    for root in (parted(tmp_path / "a.csv", header), parted(tmp_path / "train.csv", header).parent):
+        with pytest.raises(UserError, match=message.replace("a\\.csv", ".*")) as told:
+            make(root, split_column=column)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("cells", [("test", "", "test"), ("", "", ""), (" ", "test", "\t")])
+def test_rows_without_a_part_are_counted(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    empty = [index for index, cell in enumerate(cells) if not cell.strip()]
+    message = rf"in column split of each row of .* but found {len(empty)} without, the first in line {19 + empty[0]};"
+    with pytest.raises(UserError, match=message):
+        make(parted(tmp_path / "a.csv", "path,label,split", *cells))
+
+
+def test_a_table_of_one_part_holds_no_other(tmp_path: Path) -> None:
+    parted(tmp_path / "train.csv", "path,label,split", "test")
+    with pytest.raises(
+        UserError, match=r"only pictures for train in .*train\.csv but found test in column split of lin"
+    ):
+        make(tmp_path)
+
+
+def test_a_network_is_tested_on_all_rows_of_a_table_without_the_column(tmp_path: Path) -> None:
+    before = make(parted(tmp_path / "a.csv", "path,label,part", *["test"] * 4), split_column="part")
+    new = write_folder(tmp_path / "new", 2, seed=5)
+    for name in ("blue", "green"):
+        (new / name).rename(new / name[0])
+    rows = [f"{path.relative_to(new)},{'ab'[path.parent.name == 'g']}" for path in sorted(new.glob("[bg]/*.png"))]
+    after = CsvPictures(root="absent", image_size=8, batch_size=4, val_size=0.25, split_column="part")
+    after.relocate(str(table(new / "b.csv", "path,label", *rows)), before.class_names, before.state_dict())
+    after.prepare_data()
+    assert len(after.files["test"]) == 4

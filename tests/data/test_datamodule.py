@@ -112,11 +112,15 @@ class SaveEveryStep(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         trainer.save_checkpoint(self.directory / f"{trainer.global_step}.ckpt")
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.directory / f"end {trainer.global_step}.ckpt")
 
-def fit(directory: Path, ckpt_path: Path | None = None) -> Recorder:
+
+def fit(directory: Path, ckpt_path: Path | None = None, limit: int | float = 1.0, **settings: Any) -> Recorder:
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=3,
+        limit_train_batches=limit,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -127,17 +131,40 @@ def fit(directory: Path, ckpt_path: Path | None = None) -> Recorder:
     )
     model = Recorder()
     augmentation = Augmentation(flip=0.5, shift=1, erase=0.5, erase_size=4)
-    trainer.fit(model, make_synthetic(augmentation=augmentation), ckpt_path=ckpt_path)
+    trainer.fit(model, make_synthetic(**{"augmentation": augmentation} | settings), ckpt_path=ckpt_path)
     return model
 
 
-def test_resumed_training_meets_the_same_batches(tmp_path: Path) -> None:
-    whole = fit(tmp_path)
-    assert len(whole.seen) == 27  # 9 steps in each of 3 epochs
-    for steps in (1, 4, 8, 9, 12, 18):  # inside and between epochs
-        rest = fit(tmp_path, tmp_path / f"{steps}.ckpt")
-        for resumed, straight in zip(rest.seen, whole.seen[steps:], strict=True):
+@pytest.mark.parametrize(("limit", "taken"), [(1.0, 9), (20, 9), (3, 3), (0.5, 4), (1, 1), (0.01, 1)])
+def test_resumed_training_meets_the_same_batches(tmp_path: Path, limit: int | float, taken: int) -> None:
+    whole = fit(tmp_path, limit=limit)
+    assert len(whole.seen) == 3 * taken  # of 9 batches in each of 3 epochs
+    ends = [f"end {taken}", f"end {2 * taken}"]
+    for name in [*sorted({1, taken // 2 + 1, taken - 1, taken, taken + 1, 2 * taken} - {0}), *ends]:  # in and between
+        rest = fit(tmp_path, tmp_path / f"{name}.ckpt", limit)
+        for resumed, straight in zip(rest.seen, whole.seen[int(str(name).split()[-1]) :], strict=True):
             assert torch.equal(resumed, straight)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name", "served"),
+    [
+        (3, 1.0, "2", [*range(2, 27)]),
+        (0.5, 9, "2", [*range(2, 27)]),
+        (1.0, 5, "2", [*range(2, 5), *range(9, 14), *range(18, 23)]),
+        (3, 1.0, "end 3", [*range(9, 27)]),  # that epoch had come to its end
+        (3, 2, "end 3", [*range(9, 11), *range(18, 20)]),
+    ],
+)
+def test_another_limit_begins_or_goes_on_with_an_epoch_at_the_right_batch(
+    tmp_path: Path, before: int | float, after: int | float, name: str, served: list[int]
+) -> None:
+    def batches(model: Recorder) -> list[list[float]]:
+        return [sorted(images.mean((1, 2, 3)).tolist()) for images in model.seen]
+
+    settings = {"augmentation": None}
+    straight, _ = batches(fit(tmp_path / "whole", **settings)), fit(tmp_path, limit=before, **settings)
+    assert batches(fit(tmp_path, tmp_path / f"{name}.ckpt", after, **settings)) == [straight[at] for at in served]
 
 
 def test_augmentation_is_new_each_epoch_and_absent_from_validation(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The real Fashion-MNIST, from the project's data directory; it is fetched there when it is absent."""
 
+import math
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +64,33 @@ def test_home_and_another_directory(tmp_path: Path) -> None:
     assert datamodule.root == Path.home() / "data"
     datamodule.relocate(str(tmp_path), datamodule.class_names, {})
     assert datamodule.root == tmp_path
+
+
+@pytest.mark.parametrize("dataset", ["MNIST", "KMNIST"])  # whose files have no checksum here
+@pytest.mark.parametrize("how", ["another file", "in place"])
+def test_files_are_read_once_until_they_are_replaced(tmp_path: Path, dataset: str, how: str) -> None:
+    raw, settings = tmp_path / dataset / "raw", {"batch_size": 1, "val_size": 2, "mean": [0.5], "std": [0.5]}
+    raw.mkdir(parents=True)
+
+    def write(value: int) -> None:
+        for part in ("train", "t10k"):
+            for kind, shape in (("images-idx3", (20, 28, 28)), ("labels-idx1", (20,))):
+                header = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+                path = raw / f"{part}-{kind}-ubyte"
+                new = path.with_suffix(".new") if how == "another file" else path
+                new.write_bytes(header + bytes([value]) * math.prod(shape))
+                new.replace(path)
+
+    def read() -> list[torch.Tensor]:
+        made = TorchvisionMNIST(dataset=dataset, root=str(tmp_path), **settings)
+        made.prepare_data()
+        return [*made.load_train_images(), *made.load_test_images()]
+
+    write(1)
+    first = read()
+    assert all(part is same for part, same in zip(read(), first, strict=True))
+    write(2)
+    assert [int(part.max()) for part in first] == [1] * 4 and [int(part.min()) for part in read()] == [2] * 4
 
 
 def read_row(path: Any, row: int) -> list[int]:

@@ -19,6 +19,7 @@ from image_classifier.data.image_folder import ImageFolder
 from image_classifier.data.pictures import FileLoader
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import InMemoryLoader
+from image_classifier.engine.images.picture_sets import former_keys
 from tiny import TINY
 
 COLOURS = {"blue": (20, 20, 220), "green": (20, 220, 20), "red": (220, 20, 20)}
@@ -342,7 +343,7 @@ def test_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert datamodule.root == tmp_path / "pictures"
 
 
-def trained(root: Path, **settings: Any) -> tuple[ImageFolder, dict[str, Any]]:
+def trained(root: Path, **settings: Any) -> tuple[Any, dict[str, Any]]:
     datamodule = make_folder(root, **settings)
     return datamodule, datamodule.state_dict()
 
@@ -420,7 +421,7 @@ def test_moved_training_folder_is_tested_on_what_was_not_trained_on(
     before, state = trained(tmp_path / "old", in_memory=in_memory)
     (tmp_path / "old").rename(tmp_path / "moved")
     after = on_other_data(tmp_path / "moved", state)
-    assert len(state["pictures"]) == 48 and counts(after.test_images.labels) == [4] * 3
+    assert len(state["contents"]) == 48 and counts(after.test_images.labels) == [4] * 3
     assert "Pictures: 48 that training and validation used are left out, 12 are tested\n" in capsys.readouterr().out
     if in_memory:
         assert torch.equal(after.test_images.images, before.test_images.images)  # in the same order
@@ -454,6 +455,58 @@ def test_uncompressed_pictures_of_the_same_names_are_other_pictures(tmp_path: Pa
     assert len(sizes) == 1 and counts(on_other_data(tmp_path, state).test_images.labels) == [6] * 3
 
 
+def same_middle(root: Path, seed: int) -> Path:
+    """Uncompressed pictures of the same names, size and middle, that differ in their first row only."""
+    draw_squares(root, 8)
+    for path in sorted(root.rglob("*.png")):
+        with Image.open(path) as image:
+            pixels = np.array(image.resize((64, 64)))
+        pixels[-1] = seed  # a BMP begins with the lowest row
+        Image.fromarray(pixels).save(path.with_suffix(".bmp"))
+        path.unlink()
+    return root
+
+
+def test_pictures_that_differ_in_any_byte_are_other_pictures(tmp_path: Path) -> None:
+    data, state = trained(same_middle(tmp_path / "a", 1))
+    other = same_middle(tmp_path / "b", 2)
+    assert torch.isin(former_keys(data.training_files), former_keys(trained(other)[0].training_files)).all()
+    assert counts(on_other_data(other, state).test_images.labels) == [8] * 3
+    with pytest.raises(UserError, match="expected the images and the split"):
+        trained(other)[0].load_state_dict(state)
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("",)])
+def test_a_test_picture_like_a_training_picture_stays_one(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    """The same data give the same number of test pictures in training and in evaluation."""
+    for seed, part in enumerate(parts):
+        draw_squares(tmp_path / "a" / part, 8, seed)
+    twins = sorted((tmp_path / "a" / parts[-1] / "red").iterdir())
+    for path in twins[1:]:
+        shutil.copy(next(tmp_path.joinpath("a", parts[0]).glob("red/000.png")), path)
+    before, state = trained(tmp_path / "a")
+    after = on_other_data(tmp_path / "a", state)
+    assert torch.equal(after.test_images.images, before.test_images.images)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_checkpoint_of_an_earlier_version_is_compared_as_it_was_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], in_memory: bool
+) -> None:
+    data, _ = trained(draw_squares(tmp_path / "a", 8), in_memory=in_memory)
+    keys = former_keys(data.training_files)
+    state = {"fingerprint": data.fingerprint(keys), "pictures": keys}
+    data.load_state_dict(state)
+    draw_squares(tmp_path / "b", 8, seed=1)
+    with pytest.raises(UserError, match="expected the images and the split"):
+        trained(tmp_path / "b")[0].load_state_dict(state)
+    assert "earlier version" not in capsys.readouterr().out
+    after = on_other_data(tmp_path / "a", state)
+    told = capsys.readouterr().out
+    assert "of an earlier version; what it was trained on is known by name, size and a part of the content" in told
+    assert len(after.test_images.labels) == len(data.test_images.labels)
+
+
 def test_folder_is_the_same_wherever_it_lies_and_however_it_is_read(tmp_path: Path) -> None:
     draw_squares(tmp_path / "old", 8)
     _, state = trained(tmp_path / "old", in_memory=True)
@@ -461,7 +514,7 @@ def test_folder_is_the_same_wherever_it_lies_and_however_it_is_read(tmp_path: Pa
     trained(tmp_path / "new", in_memory=False, num_workers=0, batch_size=3)[0].load_state_dict(state)
     for changed in ({"seed": 1}, {"val_size": 0.3}, {"test_size": 0.3}, {"class_names": ["red", "green", "blue"]}):
         with pytest.raises(UserError, match="expected the images and the split"):
-            trained(tmp_path / "new", **changed)[0].load_state_dict(state)  # type: ignore[arg-type]
+            trained(tmp_path / "new", **changed)[0].load_state_dict(state)
     next((tmp_path / "new" / "red").iterdir()).unlink()
     with pytest.raises(UserError, match="expected the images and the split"):
         trained(tmp_path / "new")[0].load_state_dict(state)
@@ -537,7 +590,7 @@ def test_coloured_squares_are_learnt_and_evaluated(
     assert counts == ["blue,4,0,0", "green,0,4,0", "red,0,0,4"]
     (tmp_path / "pictures").rename(tmp_path / "moved")
     saved = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["ImageFolder"]
-    assert saved["pictures"].dtype == torch.int64 and len(saved["pictures"]) == 48 and len(saved["fingerprint"]) == 64
+    assert saved["contents"].dtype == torch.int64 and len(saved["contents"]) == 48 and len(saved["fingerprint"]) == 64
     cfg = compose_config(
         f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt",
         f"data.root={tmp_path}/moved",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,21 @@ def open_source(places: dict[str, Path], request: pytest.FixtureRequest) -> Call
     return make
 
 
+def copied(places: dict[str, Path], copy: str, source: str, root: Path) -> Path:
+    """The pictures of `places` again: with the same names, with others, or named by absolute paths in a table."""
+    rows = []
+    for number, path in enumerate(sorted(places["folder"].rglob("*.png"))):
+        name = f"{path.parent.name}/{f'again {number}.png' if copy == 'renamed' else path.name}"
+        if copy != "absolute paths":
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, root / name)
+        rows.append((path if copy == "absolute paths" else name, path.parent.name))
+    root.mkdir(exist_ok=True)
+    table = root / "labels.csv"
+    table.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+    return table if source == "csv" else places["folder"] if copy == "absolute paths" else root
+
+
 def set_up(datamodule: PictureDataModule) -> PictureDataModule:
     datamodule.prepare_data()
     datamodule.setup("fit")
@@ -101,6 +117,28 @@ def test_all_sources_serve_the_same_pictures(
     assert summary["classes"] == expected["classes"] and summary["sizes"] == expected["sizes"]
 
 
+@pytest.mark.parametrize("kept", [{"in_memory": True}, {"in_memory": False}, {"cache": "cache"}])
+@pytest.mark.parametrize("copy", ["same names", "renamed", "absolute paths"])
+@pytest.mark.parametrize("source", ["folder", "csv"])
+def test_pictures_that_were_trained_on_are_known_again_by_their_content(
+    open_source: Callable[..., PictureDataModule],
+    places: dict[str, Path],
+    source: str,
+    copy: str,
+    kept: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set_up(open_source(source, **kept))
+    after = open_source(source)
+    after.relocate(str(copied(places, copy, source, tmp_path / "again")), CLASSES, before.state_dict())
+    after.prepare_data()
+    after.setup("test")
+    tested, expected = (sorted(data.readings["test"].digests.tolist()) for data in (after, before))
+    assert tested == expected  # the run's own test pictures
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_worker_processes_decode_all_sources(open_source: Callable[..., PictureDataModule], source: str) -> None:
     served = []
@@ -117,7 +155,7 @@ def test_other_pictures_do_not_go_on_from_a_checkpoint(
 ) -> None:
     state = set_up(open_source(source)).state_dict()
     set_up(open_source(source, in_memory=False, batch_size=3)).load_state_dict(state)
-    assert ("pictures" in state) == (source in ("folder", "csv"))
+    assert ("contents" in state) == (source in ("folder", "csv"))
     for changed in ({"seed": 1}, {"val_size": 0.5}):
         with pytest.raises(UserError, match="the images and the split"):
             set_up(open_source(source, **changed)).load_state_dict(state)
@@ -173,10 +211,12 @@ def test_training_evaluation_and_prediction_by_the_commands(
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
     if kept == "cache":
         assert f"decoded, 0 of before, in {tmp_path}/cache" in capsys.readouterr().out
-    cfg = compose_config(checkpoint, f"paths.run_dir={tmp_path}/eval", config_name="eval")
-    cfg.trusted = trusted
-    assert pipeline.evaluate(cfg) == trained["test/acc"] == 1.0
-    assert ("Pictures: 0 decoded, " in capsys.readouterr().out) == (kept == "cache")
+    typed = [f"+data.cache={tmp_path}/cache"] if kept == "cache" else []
+    for cache in ([], typed):
+        cfg = compose_config(checkpoint, f"paths.run_dir={tmp_path}/eval", *cache, config_name="eval")
+        cfg.trusted = trusted
+        assert pipeline.evaluate(cfg) == trained["test/acc"] == 1.0
+        assert ("Pictures: 0 decoded, " in capsys.readouterr().out) == bool(cache)
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["test/loss"] == pytest.approx(
         trained["test/loss"]
     )

@@ -5,6 +5,7 @@ import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,55 @@ def test_what_is_kept_may_be_damaged_or_impossible_to_write(tmp_path: Path, spoi
     (root / ".index").write_text("in the way")
     assert set_up(root, in_memory=False, on_error="skip").unreadable == first.unreadable
     assert reads["shards"] == 12 and [path.name for path in root.iterdir() if path.suffix != ".tar"] == [".index"]
+
+
+def uncompressed(count: int, seed: int) -> list[tuple[str, bytes]]:
+    """Members of a shard with pictures of one size in bytes."""
+    members = []
+    for number, (image, name) in enumerate(pictures(count, seed)):
+        image.save(stream := io.BytesIO(), "bmp")
+        members += [(f"{number}.bmp", stream.getvalue()), (f"{number}.cls", name.encode())]
+    return members
+
+
+@pytest.mark.parametrize("when", ["while its headers are read", "before the check", "while it is checked"])
+@pytest.mark.parametrize("how", ["another file", "in place"])
+@pytest.mark.parametrize("count", [8, 9])  # of each class; so many as before lie where those lay
+def test_a_shard_that_is_replaced_meanwhile_is_not_remembered_as_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, how: str, count: int
+) -> None:
+    root, other = tmp_path / "shards", tmp_path / "other"
+    shard = write(root / "0.tar", uncompressed(8, 0))
+    content = write(other / "0.tar", uncompressed(count, 5)).read_bytes()
+    expected = set_up(other, in_memory=False).image_sample()
+
+    def replace() -> None:
+        if how == "another file":
+            (tmp_path / "part").write_bytes(content)
+            (tmp_path / "part").replace(shard)
+        else:
+            shard.write_bytes(content)
+
+    walk, read, reads = shards_of.samples_of, PictureShards.content, iter(range(1000))
+
+    def walked(*arguments: Any) -> Any:
+        yield from walk(*arguments)
+        replace()
+
+    def content_of(pictures: PictureShards, index: int) -> bytes:
+        if next(reads) == 4:
+            replace()
+        return read(pictures, index)
+
+    datamodule = WebDataset(root=str(root), in_memory=False, **SETTINGS)
+    with monkeypatch.context() as patched:
+        if when == "while its headers are read":
+            patched.setattr(shards_of, "samples_of", walked)
+        datamodule.prepare_data()
+    if when == "before the check":
+        replace()
+    with monkeypatch.context() as patched, suppress(UserError):  # pictures that lie elsewhere now
+        if when == "while it is checked":
+            patched.setattr(PictureShards, "content", content_of)
+        datamodule.setup("fit")
+    assert torch.equal(set_up(root, in_memory=False).image_sample(), expected)

@@ -25,6 +25,7 @@ from image_classifier.engine import former_names
 from image_classifier.engine.checkpoint import allowed_targets, check_targets, read_checkpoint
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.project import CONFIG_DIR
+from picture_sources import write_folder
 from tiny import TINY
 
 PLAIN = ("logger=none", "confusion_matrix=none", "trainer.max_epochs=1", "callbacks.most_confused=null")
@@ -238,6 +239,35 @@ def test_a_former_name_of_the_package_opens_no_way(
     torch.save(checkpoint, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match="known networks, data sets and optimizers but found"):
         read_checkpoint(str(tmp_path / "bad.ckpt"))
+
+
+@pytest.mark.parametrize("command", ["eval", "export", "load_run", "train=false"])
+def test_a_checkpoint_does_not_say_where_decoded_pictures_are_written(
+    command: str, tmp_path: Path, mark: Path, compose_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = write_folder(tmp_path / "pictures", 6)
+    data = (
+        "data=image_folder",
+        f"data.root={pictures}",
+        "data.image_size=16",
+        "data.batch_size=4",
+        "data.num_workers=0",
+    )
+    tiny = [override for override in TINY if not override.startswith("data")]
+    assert run(*tiny, *data, *PLAIN, "test=false", f"hydra.run.dir={tmp_path}/trained").status == 0
+    path = tmp_path / "trained" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["recipe"]["data"]["cache"] = str(mark)
+    torch.save(checkpoint, path)
+    if command == "load_run":
+        pipeline.load_run(str(path))[1].setup("test")
+        pipeline.load_run(str(path), {"cache": str(tmp_path / "mine")})[1].setup("test")
+        assert list((tmp_path / "mine").glob("*.pixels"))
+    elif command == "train=false":
+        pipeline.train(compose_config(*tiny, *PLAIN, "train=false", f"ckpt_path={path}"))
+    else:
+        cfg = compose_config(f"ckpt_path={path}", f"paths.run_dir={tmp_path}/{command}", config_name=command)
+        pipeline.evaluate(cfg) if command == "eval" else pipeline.export(cfg)
 
 
 def test_strings_stay_strings(good: Path, tmp_path: Path, compose_config: Callable[..., Any]) -> None:

@@ -209,7 +209,11 @@ class ImageDataModule(DescribedData):
         same_batches = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         indices = self.served_order("train") if same_batches else self.train_indices
         loader = self.loader(self.train_images, indices, self.batch_size, shuffle=not same_batches)
-        return self.at_least_one_batch(loader, "train")
+        loader = self.at_least_one_batch(loader, "train")
+        if isinstance(loader.batch_sampler, EpochBatches):  # a resume has to know which batch is an epoch's last
+            limit = getattr(self.trainer, "limit_train_batches", 1.0)
+            loader.batch_sampler.taken = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+        return loader
 
     def val_dataloader(self) -> InMemoryLoader | DataLoader:
         loader = self.loader(self.train_images, self.served_order("val"), self.eval_batch_size, shuffle=False)

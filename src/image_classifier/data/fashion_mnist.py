@@ -9,7 +9,8 @@ from torch import Tensor
 
 from image_classifier.data.datamodule import ImageDataModule
 from image_classifier.engine.images.batches import ImageSet
-from image_classifier.engine.images.sources import ensure_files
+from image_classifier.engine.images.picture_sets import Stamp, stamp
+from image_classifier.engine.images.sources import FILES, ensure_files
 
 
 class TorchvisionMNIST(ImageDataModule):
@@ -43,8 +44,14 @@ class TorchvisionMNIST(ImageDataModule):
         return read_images(self.root, self.dataset, train=False)
 
 
-@lru_cache(maxsize=4)  # the jobs of a multirun share one copy
 def read_images(root: Path, dataset: str, train: bool) -> ImageSet:
+    """One part of a data set; the jobs of a multirun share one copy for as long as nobody writes to the files."""
+    raw = root / dataset / "raw"
+    return images_of(root, dataset, train, tuple(stamp(raw / file) for file in FILES))
+
+
+@lru_cache(maxsize=4)
+def images_of(root: Path, dataset: str, train: bool, version: tuple[Stamp | None, ...]) -> ImageSet:
     source = getattr(torchvision.datasets, dataset)(root, train=train)
     images: Tensor = source.data.unsqueeze(1)  # (N, 28, 28) -> (N, 1, 28, 28)
     return ImageSet(images.contiguous(), source.targets.long())

@@ -22,12 +22,13 @@ from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.batches import EpochBatches, ImageSet, InMemoryLoader
 from image_classifier.engine.images.cache import describe_kept, read_cached
 from image_classifier.engine.images.memory import free_memory, free_shared_memory
-from image_classifier.engine.images.picture_sets import Pictures, Reading
+from image_classifier.engine.images.picture_sets import PictureFiles, Pictures, Reading, former_keys, named_keys
 from image_classifier.engine.images.pictures import Background, Fit, PictureForm, describe_skipped, height_and_width
 from image_classifier.engine.images.reading import (
     all_grey,
     bad_pictures,
     check_together,
+    content_digests,
     gathered,
     measure,
     read_pictures,
@@ -77,10 +78,10 @@ class FileLoader(DataLoader):
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches_served": self.batches_served}
+        return {"batches_served": self.batch_sampler.next_after(self.batches_served)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batch_sampler.first_batch = state["batches_served"] % len(self)
+        self.batch_sampler.first_batch = self.batch_sampler.next_after(state["batches_served"])
 
 
 def end_with_parent(parent: int, worker: int) -> None:
@@ -268,11 +269,10 @@ class PictureDataModule(ImageDataModule):
 
     def without_known(self, pictures: Pictures, training_state: Mapping[str, Any]) -> Pictures:
         """The pictures that were used neither in training nor in validation."""
-        if "pictures" not in training_state:
+        known = self.known_among(pictures, training_state)
+        if known is None:
             tell("Pictures: the checkpoint does not say which ones it was trained on; all are tested")
             return pictures
-        assert pictures.keys is not None
-        known = torch.isin(pictures.keys, training_state["pictures"])
         if known.all():
             raise UserError(
                 f"expected pictures that the network was not trained on in {self.place_found} but found none; "
@@ -284,6 +284,24 @@ class PictureDataModule(ImageDataModule):
                 f"{int((~known).sum())} are tested"
             )
         return pictures.select((~known).nonzero().squeeze(1))
+
+    def known_among(self, pictures: Pictures, training_state: Mapping[str, Any]) -> Tensor | None:
+        """(N,) bool: which pictures were used in training or validation; None where the checkpoint does not say.
+
+        Known again by content, in whatever folder and by whatever name. One that the run itself tested is still tested,
+        even where another like it was trained on, so that the same data give the same result.
+        """
+        if "contents" in training_state and pictures.names is not None:
+            digests = content_digests(pictures)
+            tested = torch.isin(named_keys(pictures.names, digests), training_state["tested"])
+            return torch.isin(signed(digests), training_state["contents"]) & ~tested
+        if "pictures" in training_state and isinstance(pictures, PictureFiles):
+            tell(
+                "Pictures: the checkpoint is of an earlier version; what it was trained on is known by name, size and "
+                "a part of the content, so that files with other names are tested"
+            )
+            return torch.isin(former_keys(pictures), training_state["pictures"])
+        return None
 
     @property
     def training_files(self) -> Pictures:
@@ -419,12 +437,21 @@ class PictureDataModule(ImageDataModule):
         return workers
 
     def identify(self) -> dict[str, Any]:
-        known_again = {} if self.training_files.keys is None else {"pictures": self.image_sample()}
-        return super().identify() | known_again
+        test, found = self.files["test"], self.readings["test"]
+        if self.training_files.names is None or test.names is None:
+            return super().identify()
+        tested = named_keys(test.names, found.digests)[found.good]
+        return super().identify() | {"contents": self.image_sample(), "tested": tested}
 
     def image_sample(self) -> Tensor:
-        keys, reading = self.training_files.keys, self.readings["train"]
-        return (torch.from_numpy(reading.digests.view(np.int64)) if keys is None else keys)[reading.good]
+        reading = self.readings["train"]
+        return signed(reading.digests)[reading.good]
+
+    def fingerprint_like(self, state_dict: dict[str, Any]) -> str:
+        files = self.training_files
+        if "pictures" in state_dict and isinstance(files, PictureFiles):  # of an earlier version
+            return self.fingerprint(former_keys(files)[self.readings["train"].good])
+        return super().fingerprint_like(state_dict)
 
     def place(self, data: Any) -> Any:
         if isinstance(data, Pictures):
@@ -486,6 +513,11 @@ class PictureDataModule(ImageDataModule):
         val = {"val": "a part of its own"} if "val" in self.files else super().describe_split()
         share = f"{self.test_size} of the images, stratified, the same ones at any seed"
         return val | {"test": share if self.takes_test else "a part of its own"}
+
+
+def signed(digests: np.ndarray) -> Tensor:
+    """(N,) hashes as int64, which torch compares."""
+    return torch.from_numpy(digests.view(np.int64))
 
 
 def missing_classes(labels: Tensor, class_names: Sequence[str]) -> list[str]:

@@ -3,19 +3,28 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from image_classifier.data.pictures import PictureDataModule, ordered
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.picture_sets import Pictures
+from image_classifier.engine.images.picture_sets import Pictures, Stamp
 from image_classifier.engine.images.pictures import class_name, natural
 from image_classifier.engine.images.reading import progress
 from image_classifier.engine.images.shards import PictureShards, places_of
 
 PARTS = ("train", "val", "test")
+
+
+class Found(NamedTuple):
+    """The pictures of a folder of shards."""
+
+    shards: list[Path]
+    stamps: list[Stamp | None]  # of each shard
+    places: np.ndarray  # (N, 3) as in PictureShards
+    labels: list[str]  # of each picture
 
 
 class WebDataset(PictureDataModule):
@@ -38,11 +47,11 @@ class WebDataset(PictureDataModule):
     def find_parts(self, skipped: Counter[str]) -> dict[str, Pictures]:
         folder = self.root / "train" if (self.root / "train").is_dir() else self.root
         train = self.read_folder(folder, skipped)
-        self.class_names, self.texts = self.name_classes(sorted(set(train[2]), key=natural))
-        parts: dict[str, Pictures] = {"train": self.labelled(*train)}
+        self.class_names, self.texts = self.name_classes(sorted(set(train.labels), key=natural))
+        parts: dict[str, Pictures] = {"train": self.labelled(train)}
         for part in PARTS[1:] if folder != self.root else ():
             if (self.root / part).is_dir():
-                parts[part] = self.labelled(*self.read_folder(self.root / part, skipped))
+                parts[part] = self.labelled(self.read_folder(self.root / part, skipped))
         return parts
 
     def find_all(self, skipped: Counter[str]) -> Pictures:
@@ -50,17 +59,18 @@ class WebDataset(PictureDataModule):
         folders = [self.root / part for part in PARTS if (self.root / part).is_dir()] or [self.root]
         folders = [self.root / "test"] if self.root / "test" in folders else folders
         read = [self.read_folder(folder, skipped) for folder in folders]
-        self.texts = self.name_classes(sorted({text for _, _, texts in read for text in texts}, key=natural))[1]
-        first, *others = (self.labelled(*part) for part in read)
+        self.texts = self.name_classes(sorted({text for part in read for text in part.labels}, key=natural))[1]
+        first, *others = map(self.labelled, read)
         for other in others:
             first += other
         return first
 
-    def read_folder(self, folder: Path, skipped: Counter[str]) -> tuple[list[Path], np.ndarray, list[str]]:
-        """Shards, places and labels of the pictures in a folder."""
+    def read_folder(self, folder: Path, skipped: Counter[str]) -> Found:
+        """The pictures in a folder."""
         shards = sorted(folder.glob("*.tar"), key=lambda path: natural(path.name)) if folder.is_dir() else []
         places: list[np.ndarray] = []
         labels: list[str] = []
+        stamps: list[Stamp | None] = []
         known: dict[str, str] = {}  # the name of the class that a label stands for
         for number, shard in enumerate(progress(shards, "Looking through shards", len(shards))):
             found = places_of(shard, self.label)
@@ -68,11 +78,12 @@ class WebDataset(PictureDataModule):
             known |= {label: class_name(label) for label in set(found.labels) - known.keys()}
             labels += [known[label] for label in found.labels]
             skipped.update(found.skipped)
+            stamps.append(found.stamp)
         if not labels:
             raise UserError(
                 f"expected shards with pictures, *.tar, in {folder} but found none; name the directory: data.root=DIR"
             )
-        return shards, np.concatenate(places), labels
+        return Found(shards, stamps, np.concatenate(places), labels)
 
     def name_classes(self, texts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
         """The class names, and the number of the class that each text of a label stands for."""
@@ -92,10 +103,11 @@ class WebDataset(PictureDataModule):
         names = ordered(texts, wanted, self.root, "label")
         return names, {name: label for label, name in enumerate(names)}
 
-    def labelled(self, shards: list[Path], places: np.ndarray, labels: list[str]) -> PictureShards:
-        if unknown := sorted(set(labels) - set(self.texts)):
+    def labelled(self, found: Found) -> PictureShards:
+        if unknown := sorted(set(found.labels) - set(self.texts)):
             raise UserError(
                 f"expected only the labels {', '.join(self.class_names)} in {self.root} as in training but found "
                 f"{', '.join(unknown)}; correct or remove their pictures"
             )
-        return PictureShards(shards, places, torch.tensor([self.texts[label] for label in labels]))
+        labels = torch.tensor([self.texts[label] for label in found.labels])
+        return PictureShards(found.shards, found.places, labels, stamps=found.stamps)

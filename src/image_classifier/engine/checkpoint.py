@@ -30,6 +30,8 @@ Recipe = dict[str, Any]
 
 TRAINING_ONLY = ("optimizer", "scheduler", "loss", "init_from", "freeze")  # of the model's settings: never remade
 
+WRITTEN = ("cache",)  # of the data's settings: a directory in which files are made
+
 
 def read_checkpoint(ckpt_path: str, trusted: Collection[str] = ()) -> dict[str, Any]:
     """The content of a checkpoint that `train` wrote.
@@ -206,14 +208,19 @@ def load_run(
 
 
 def load_data(checkpoint: dict[str, Any], ckpt_path: str, overrides: Mapping[Any, Any] | None = None) -> Any:
-    """Rebuild the data of a checkpoint, which may lie elsewhere now."""
+    """Rebuild the data of a checkpoint, which may lie elsewhere now.
+
+    The checkpoint may come from anywhere: it cannot say where decoded pictures are written, only an override can.
+    """
     recipe = checkpoint["recipe"]
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     root = changes.pop("root", None)
-    recipe["data"] |= changes
+    recipe["data"] = {key: value for key, value in recipe["data"].items() if key not in WRITTEN} | changes
     datamodule = load_datamodule(checkpoint)
     state = checkpoint.get(type(datamodule).__qualname__, {})
-    if root is None and "pictures" in state:  # leaves out what was trained on, even if files were added since then
+    if root is None and not {"contents", "pictures"}.isdisjoint(
+        state
+    ):  # leaves out what was trained on, even if files were added since then
         root = str(datamodule.root)
     if root is not None:
         datamodule.relocate(root, recipe["class_names"], state)

@@ -167,6 +167,20 @@ def test_a_kill_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert_same(found.reading, read_pictures(pictures_at(paths), FORM))
 
 
+@pytest.mark.parametrize("suffix", ["pixels", "npz"])
+def test_only_its_own_unfinished_files_are_removed(tmp_path: Path, suffix: str) -> None:
+    """Whatever else lies in the directory stays, however alike its name."""
+    pictures, directory = pictures_at(draw(tmp_path / "pictures")), tmp_path / "cache"
+    name = Store(directory, FORM, all_digests(pictures)[0]).name
+    directory.mkdir()
+    left = [f"{name}.{suffix}.part", f"{'0' * 12}-{'a' * 24}.{suffix}.part"]
+    others = ["movie.mkv.part", f"{suffix}.part", f"my {name}.{suffix}.part", f"{name}.{suffix}.7.part", f"{name}.part"]
+    for file in (*left, *others):
+        (directory / file).touch()
+    read_cached(pictures, FORM, directory)
+    assert sorted(path.name for path in directory.glob("*.part")) == sorted(others)
+
+
 def test_a_picture_that_changes_meanwhile_is_told_and_nothing_is_kept(tmp_path: Path) -> None:
     paths, directory = draw(tmp_path / "pictures"), tmp_path / "cache"
     pictures = pictures_at(paths)

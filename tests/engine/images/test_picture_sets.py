@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.images.picture_sets import PictureFiles, PictureItems, as_image
+from image_classifier.engine.images.picture_sets import PictureFiles, PictureItems, as_image, former_keys, named_keys
 from image_classifier.engine.images.pictures import PictureForm
 
 
 def keys_of(paths: list[Path], name: str) -> torch.Tensor:
-    return PictureFiles(paths, [name] * len(paths), torch.zeros(len(paths))).keys
+    return former_keys(PictureFiles(paths, [name] * len(paths), torch.zeros(len(paths))))
 
 
-def test_keys_are_of_name_size_and_content(tmp_path: Path) -> None:
+def test_former_keys_are_of_name_size_and_content(tmp_path: Path) -> None:
     contents = {"a": b"0" * 9000, "b": b"0" * 4500 + b"1" + b"0" * 4499, "c": b"0" * 9001, "d": b""}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -29,6 +29,13 @@ def test_keys_are_of_name_size_and_content(tmp_path: Path) -> None:
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     assert torch.equal(keys_of([moved / name for name in contents], "x/1.png"), keys)
     assert keys_of([moved / "a2", moved / "a"], "x/1.png").tolist() == [0, int(keys[0])]  # told when it is read
+
+
+def test_named_keys_are_of_name_and_content() -> None:
+    digests = np.array([1, 2, 1, 1], dtype=np.uint64)
+    keys = named_keys(["a", "a", "b", "a"], digests)
+    assert keys.dtype == torch.int64 and len(keys.unique()) == 3 and keys[0] == keys[3]
+    assert len(named_keys([], digests[:0])) == 0 and len(named_keys([os.fsdecode(b"\xfe")], digests[:1])) == 1
 
 
 def test_keys_of_names_that_are_no_text(tmp_path: Path) -> None:
@@ -95,7 +102,7 @@ def test_items_are_joined_and_chosen() -> None:
     assert values == [0, 1, 2, 103, 101] and together.labels.tolist() == [0, 1, 0, 1, 1]
     chosen = together.select(torch.tensor([4, 0]))
     assert [int(chosen[index][0].amin()) for index in (0, 1)] == [101, 0] and chosen.labels.tolist() == [1, 0]
-    assert chosen.keys is None and chosen.version() is None and chosen.describe(0) == "item 4"
+    assert chosen.names is None and chosen.version() is None and chosen.describe(0) == "item 4"
 
 
 def test_items_may_be_files_in_memory(tmp_path: Path) -> None:

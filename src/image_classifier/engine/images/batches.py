@@ -57,11 +57,16 @@ class EpochBatches:
         self.world_size = world_size
         self.epoch = 0
         self.first_batch = 0  # where the next iteration starts: not 0 after a resume inside an epoch
+        self.taken: int | None = None  # batches of an epoch that the trainer takes; None for all
         self.global_batch_size = batch_size * world_size
         self.sampler = self  # Lightning calls `loader.batch_sampler.sampler.set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def next_after(self, batches_served: int) -> int:
+        """The batch to go on with; the first one, where the epoch has come to its end."""
+        return batches_served if batches_served < (len(self) if self.taken is None else self.taken) else 0
 
     def __len__(self) -> int:
         full, remainder = divmod(len(self.indices), self.global_batch_size)
@@ -134,7 +139,7 @@ class InMemoryLoader:
             yield images[indices], labels[indices]  # (B, C, H, W) uint8, (B,) int64
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches_served": self.batches_served}
+        return {"batches_served": self.batch_sampler.next_after(self.batches_served)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batch_sampler.first_batch = state["batches_served"] % len(self)
+        self.batch_sampler.first_batch = self.batch_sampler.next_after(state["batches_served"])

@@ -8,6 +8,7 @@ only new pictures are decoded.
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from image_classifier.engine.images.reading import content_digest, progress, usa
 LAYOUT = 1  # of the files; another number makes the former ones unknown
 CHUNK = 512  # pictures that are decoded before they are written
 UNUSED_DAYS = 30  # after which files are said to be unused
+UNFINISHED = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}\.(pixels|npz)\.part")  # nothing else is ever removed
 NOTHING = b"\0" * 16  # in the place of the digest of a picture that cannot be read
 NOTES = np.dtype([("digest", "V16"), ("width", "i4"), ("height", "i4"), ("mode", "S8"), ("good", "?")])
 
@@ -152,8 +154,9 @@ class Store:
 
     def fill(self, pictures: Pictures) -> tuple[Notes, int]:
         """Write the files, one process at a time; returns their notes, and how many pictures were decoded."""
-        for left_by_a_killed_process in self.directory.glob("*.part"):
-            left_by_a_killed_process.unlink(missing_ok=True)
+        for path in self.directory.glob("*.part"):
+            if UNFINISHED.fullmatch(path.name):  # left by a process that was killed
+                path.unlink(missing_ok=True)
         notes = Notes(np.zeros(len(pictures), dtype=NOTES), {})
         notes.pictures["digest"] = self.digests
         decoded = 0

@@ -54,12 +54,20 @@ class DescribedData(pl.LightningDataModule):
 
     def identify(self) -> dict[str, Any]:
         """What a checkpoint keeps of the images and of the split, so that a resumed run cannot train on others."""
+        return {"fingerprint": self.fingerprint(self.image_sample())}
+
+    def fingerprint(self, sample: Tensor) -> str:
+        """A hash of classes, labels and split, and of values that differ when the images do."""
         assert self.train_images is not None
         labels, *parts = (part.cpu() for part in (self.train_images.labels, self.train_indices, self.val_indices))
         digest = hashlib.sha256(repr(self.class_names).encode())
-        for part in (labels, *parts, self.image_sample()):
+        for part in (labels, *parts, sample):
             digest.update(repr(part.shape).encode() + part.numpy().tobytes())
-        return {"fingerprint": digest.hexdigest()}
+        return digest.hexdigest()
+
+    def fingerprint_like(self, state_dict: dict[str, Any]) -> str:
+        """The fingerprint of these images, made as that of a checkpoint was."""
+        return self.identity["fingerprint"]
 
     def image_sample(self) -> Tensor:
         """Values on the CPU that differ when the images for training and validation do."""
@@ -128,7 +136,7 @@ class DescribedData(pl.LightningDataModule):
             UserError: They differ.
         """
         expected = state_dict.get("fingerprint")
-        if self.identity and expected and self.identity["fingerprint"] != expected:
+        if self.identity and expected and self.fingerprint_like(state_dict) != expected:
             checkpoint = (self.trainer and self.trainer.ckpt_path) or "the checkpoint"
             raise UserError(
                 f"expected the images and the split that {checkpoint} was trained on but found others; keep seed and "

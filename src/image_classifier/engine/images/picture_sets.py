@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +17,9 @@ from torch.utils.data import ConcatDataset, Dataset
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images.pictures import Facts, PictureForm, decode, path_text, reason
 
-KEY_BYTES = 4096  # of each file, for `picture_keys`
+Stamp = tuple[int, int, int, int]
+
+FORMER_BYTES = 4096  # of each file, for `former_keys`
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Pictures(Dataset):
     """
 
     parallel = True  # may be decoded by several threads
-    keys: Tensor | None = None  # (N,) int64, by which the pictures are known again; None where nothing tells
+    names: tuple[str, ...] | None = None  # what each is called wherever it lies; only such are known again elsewhere
 
     def __init__(self, labels: Tensor, form: PictureForm | None = None) -> None:
         self.labels = labels
@@ -118,7 +119,7 @@ class PictureFiles(Pictures):
     ) -> None:
         super().__init__(labels, form)
         self.paths = tuple(paths)
-        self.names = tuple(names)
+        self.names: tuple[str, ...] = tuple(names)
 
     def __add__(self, other: "PictureFiles") -> "PictureFiles":  # type: ignore[override]
         labels = torch.cat([self.labels, other.labels])
@@ -142,12 +143,8 @@ class PictureFiles(Pictures):
     def version(self) -> tuple[Any, ...]:
         return (*((path, stamp(path)) for path in self.paths), self.names)
 
-    @property
-    def keys(self) -> Tensor:  # type: ignore[override]
-        return picture_keys(self.version(), self.paths, self.names)
 
-
-def stamp(path: Path) -> tuple[int, int, int, int] | None:
+def stamp(path: Path) -> Stamp | None:
     """What changes with a file; None where it cannot be read."""
     try:
         found = path.stat()
@@ -156,30 +153,41 @@ def stamp(path: Path) -> tuple[int, int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-@lru_cache(maxsize=4)  # the jobs of a multirun share them
-def picture_keys(version: tuple[Any, ...], paths: tuple[Path, ...], names: tuple[str, ...]) -> Tensor:
-    """Numbers by which pictures are known again, also in a folder that was moved.
+def named_keys(names: Sequence[str], digests: np.ndarray) -> Tensor:
+    """Numbers by which pictures of the same name and content are known again.
 
     Args:
-        version: What differs when one of the files is another.
-        paths: N files.
-        names: What each is called wherever it lies.
+        names: What N pictures are called wherever they lie.
+        digests: (N,) uint64, hashes of their contents.
 
     Returns:
-        (N,) int64, hashes of name, size and `KEY_BYTES` from the middle of the file; 0 for one that cannot be read.
+        (N,) int64.
+    """
+    told = (os.fsencode(name) + digest.tobytes() for name, digest in zip(names, digests, strict=True))
+    return torch.tensor([short_hash(content) for content in told], dtype=torch.int64)
+
+
+def former_keys(pictures: PictureFiles) -> Tensor:
+    """Numbers by which checkpoints knew pictures again before they held hashes of whole contents.
+
+    Returns:
+        (N,) int64, hashes of name, size and `FORMER_BYTES` from the middle of the file; 0 for one that cannot be read.
     """
 
     def key(path: Path, name: str) -> int:
         try:
             with path.open("rb", buffering=0) as file:
                 size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - KEY_BYTES) // 2)
-                content = b"%d\0%b\0%b" % (size, os.fsencode(name), file.read(KEY_BYTES))
+                file.seek(max(0, size - FORMER_BYTES) // 2)
+                return short_hash(b"%d\0%b\0%b" % (size, os.fsencode(name), file.read(FORMER_BYTES)))
         except OSError:
             return 0
-        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
-    return torch.tensor([key(path, name) for path, name in zip(paths, names, strict=True)], dtype=torch.int64)
+    return torch.tensor([key(*file) for file in zip(pictures.paths, pictures.names, strict=True)], dtype=torch.int64)
+
+
+def short_hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
 class PictureItems(Pictures):

