@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.foreign_overrides import check_overrides
 from image_classifier.engine.overrides import PARSER, quoted
 from image_classifier.engine.terminal import say
 
@@ -22,7 +23,7 @@ def with_those_of_the_run(arguments: Sequence[str]) -> list[str]:
         Arguments that train on in that directory; as they were when none of them says resume.
 
     Raises:
-        UserError: There is no such run, or it is part of a sweep that is asked for.
+        UserError: There is no such run, it is part of a sweep that is asked for, or its files say what must be typed.
     """
     found = [argument for argument in arguments if argument.startswith(f"{KEY}=")]
     if not found:
@@ -39,6 +40,7 @@ def with_those_of_the_run(arguments: Sequence[str]) -> list[str]:
     keys = {key_of(argument) for argument in typed}
     before = [text for text in overrides_of(directory) if key_of(text) not in (KEY, "ckpt_path")]
     earlier = [text for text in before if key_of(text) not in keys]
+    check_overrides(earlier, directory)
     added = {key_of(text) for text in before if text.startswith("+")}
     typed = [text for text in typed if not (text.startswith("~") and key_of(text) in added)]  # added, and taken away
     own = [quoted("hydra.run.dir", str(directory))]
