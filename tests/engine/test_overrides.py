@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.overrides import prepare, quoted
+from image_classifier.engine.overrides import prepare, quoted, typed_value
 from image_classifier.engine.terminal import shell_quoted
 from odd_names import ODD_NAMES, read_by_bash
 
@@ -114,3 +114,27 @@ def test_tilde_in_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/a b")
     override = OverridesParser.create().parse_override(prepare(["-m", "data.root=~/a,~/b"])[1])
     assert list(override.sweep_string_iterator()) == ['"/home/a b/a"', '"/home/a b/b"']
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        *[
+            ([f"{plus}shortcuts={text}"], False)
+            for text in ("false", "False", "FALSE", " false ")
+            for plus in ("", "++")
+        ],
+        *[([f"shortcuts={text}"], True) for text in ("true", "True")],
+        (["shortcuts='false'"], "false"),
+        (["shortcuts=0"], 0),
+        (["shortcuts=true,false"], None),
+        (["shortcuts=true", "seed=1", "shortcuts=False"], False),
+        (["shortcuts=[", "-m"], None),
+        (["model.shortcuts=false", "shortcuts_2=false", "~shortcuts"], None),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_a_typed_value_is_that_of_hydra(arguments: list[str], value: object) -> None:
+    found = typed_value("shortcuts", arguments)
+    assert (found, type(found)) == (value, type(value))

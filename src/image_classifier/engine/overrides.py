@@ -1,5 +1,6 @@
 """Overrides as they are typed: `~` is the home directory, and what Hydra would misread is told with its cure."""
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -127,6 +128,17 @@ def expand_home(value: str) -> str:
         return QuotedString(home, quote).with_quotes()[:-1] + slash + rest + piece.group()[0]
 
     return PIECES.sub(expand, value)
+
+
+def typed_value(key: str, arguments: Sequence[str]) -> Any:
+    """The value that Hydra reads for a setting in a command line, the last one; None where it is not typed."""
+    found = None
+    for argument in arguments:
+        if argument.lstrip("+").partition("=")[0].strip() == key:
+            with contextlib.suppress(HydraException):
+                override = PARSER.parse_override(argument)
+                found = None if override.is_sweep_override() else override.value()
+    return found
 
 
 def swept_keys(arguments: Sequence[str]) -> list[str]:

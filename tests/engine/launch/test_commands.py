@@ -1,6 +1,7 @@
 """The commands as typed: quick answers, one-line errors, multiruns whose jobs do not leak into each other."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from image_classifier import commands
+from image_classifier.engine.launch.output_directory import how_to_go_on
 from image_classifier.engine.project import PROJECT_ROOT
+from image_classifier.engine.terminal import shell_joined, shell_quoted
 from tiny import TINY
 
 REPORT_TORCH = """
@@ -139,6 +142,64 @@ def test_mistyped_choices_are_told(
     assert run_command("train", *arguments) in (1, 2)  # Hydra's own status, and ours
     message = capsys.readouterr().err
     assert all(word in message for word in expected) and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("callbacks.model_checkpoint.every_n_train_steps=5", "every_n_train_steps"),
+        ("trainer.benchmark=true", "benchmark"),
+        ("model.net.foo=[1, 2]", "foo"),
+        ("logger.tensorboard.token=sesame-1", "token"),
+        ("quite_new=1", "quite_new"),
+    ],
+)
+def test_a_setting_that_is_not_there_is_told_with_the_form_that_adds_it(
+    run_command: Callable[..., int], typed: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("train", typed) == 2
+    shown = shell_quoted(f"+{typed}".replace("sesame-1", "***"))
+    told = f"error: Key '{name}' is not in struct; if it is to be a new one, type: {shown}\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("typed", ["trainer.max_epoch=1", "callbacks.nope.x=1"])
+def test_a_mistyped_key_is_not_to_be_added(
+    run_command: Callable[..., int], typed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("train", typed) == 2
+    assert f"+{typed}" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["trusted=[my.*]", "++trusted=[my.*]", "+trusted=['my.*']", "trusted=my.Net"])
+@pytest.mark.parametrize("others", [[], ["--config-dir", "elsewhere"]])
+def test_what_is_trusted_is_said_in_a_file(
+    run_command: Callable[..., int], typed: str, others: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("train", *others, typed) == 2
+    told = capsys.readouterr().err
+    value = typed.partition("=")[2]
+    assert told.endswith(f"but found {typed}; write it into configs/local/default.yaml: trusted: {value}\n")
+
+
+@pytest.mark.parametrize("form", ["--config-dir {0}", "--config-dir={0}", "-cd {0}", "hydra.searchpath=[file://{0}]"])
+def test_a_run_with_further_configuration_files_goes_on_with_them(
+    run_command: Callable[..., int], tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "others" / "callbacks").mkdir(parents=True)
+    (tmp_path / "others" / "callbacks" / "mine.yaml").write_text("# Mine.\nmine: null\n")
+    typed = form.format(tmp_path / "others").split(" ")
+    chosen = ("callbacks=[default,mine]", f"hydra.run.dir={tmp_path}/run")
+    assert run_command("train", *QUICK, *typed, *chosen) == 0
+    going_on = how_to_go_on(tmp_path / "run")
+    assert going_on.endswith(f"resume={tmp_path}/run {shell_joined(typed)}")
+    capsys.readouterr()
+    assert run_command("train", f"resume={tmp_path}/run", "trainer.max_epochs=2") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: expected the further folders of configuration files that the run was started with")
+    assert len(told.splitlines()) == 1
+    add = shlex.split(told.partition("; add ")[2])
+    assert run_command("train", f"resume={tmp_path}/run", "trainer.max_epochs=2", *add) == 0, capsys.readouterr().err
 
 
 QUICK = (*TINY, "confusion_matrix=none", "callbacks.sample_images=null", "trainer.max_epochs=1")

@@ -60,6 +60,50 @@ def test_code_in_front_that_was_edited_to_log_it(
 def test_what_was_not_known_before_is_told_after_the_first_validation(
     train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
-    monkeypatch.setattr(monitored, "front_sources", lambda: iter(["f1"]))
+    monkeypatch.setattr(monitored, "front_files", lambda name: iter([monitored.ROOT / "pipeline.py"]))
     with pytest.raises(UserError, match="to be logged, one of val/acc, .*val/macro_f1.* but found val/f1"):
         train(f"{setting}=val/f1", "trainer.max_epochs=2", "logger=none", "confusion_matrix=none")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("stages", ["[test]", "[val]", "[val,test]"])
+def test_a_callback_logs_in_its_stages_alone(compose_config: Callable, setting: str, stages: str) -> None:
+    """Known before the training: the calibration of validations is asked for, or it is not."""
+    typed = (f"{setting}=val/ece", f"callbacks.calibration.stages={stages}")
+    if "val" in stages:
+        compose_config(*typed)
+        return
+    cure = r"type 'callbacks\.calibration\.stages=\[val,test\]'$"
+    with pytest.raises(UserError, match=f"^expected .* to be a metric that is logged, .* but found val/ece; {cure}"):
+        compose_config(*typed)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "passes"),
+    [
+        (["callbacks.calibration=null"], False),
+        (["callbacks.calibration=null", OWN], True),
+        (["~callbacks.calibration.stages"], True),
+    ],
+)
+def test_a_callback_that_is_not_there_logs_nothing(
+    compose_config: Callable, overrides: list[str], passes: bool
+) -> None:
+    typed = ("monitor.metric=val/ece", *overrides)
+    if passes:
+        compose_config(*typed)
+        return
+    with pytest.raises(UserError, match=r"such as val/acc, .* but found val/ece$"):
+        compose_config(*typed)
+
+
+def test_a_callback_that_others_are_based_on(
+    compose_config: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "callbacks").mkdir()
+    (tmp_path / "callbacks" / "calibration.py").write_text('self.log("ece", 1)')
+    monkeypatch.setattr(monitored, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="found val/ece; type"):
+        compose_config("monitor.metric=val/ece")
+    (tmp_path / "callbacks" / "mine.py").write_text("from image_classifier.callbacks.calibration import Calibration")
+    compose_config("monitor.metric=val/ece")

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.launch import signatures
-from image_classifier.engine.launch.signatures import arguments_of, check_signatures, check_value
+from image_classifier.engine.launch.signatures import arguments_of, check_signatures, check_value, source_of
 
 SOURCE = """
 from collections.abc import Mapping, Sequence
@@ -45,9 +45,9 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module of the project that cannot be imported."""
     (tmp_path / "things.py").write_text(f"raise RuntimeError('imported')\n{SOURCE}")
     monkeypatch.setattr(signatures, "ROOT", tmp_path)
-    arguments_of.cache_clear()
+    source_of.cache_clear()
     yield "image_classifier.things"
-    arguments_of.cache_clear()
+    source_of.cache_clear()
 
 
 ACCEPTED = [
@@ -120,3 +120,25 @@ def test_networks_and_data_of_the_project_say_what_they_take(compose_config: Cal
     }.items():
         with pytest.raises(UserError, match=f"expected {override.split('=')[0]} to be {expected} but found"):
             compose_config(override)
+
+
+@pytest.mark.parametrize("edited", ["things", "base"])
+def test_a_file_that_was_edited_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: str) -> None:
+    """As in a notebook: the argument is new, or another kind of value, in a class or in what it is based on."""
+    source_of.cache_clear()
+    monkeypatch.setattr(signatures, "ROOT", tmp_path)
+    base = "class Base:\n    def __init__(self, *, size: int = 4): ...\n"
+    thing = "from image_classifier.base import Base\nclass Thing(Base):\n    def __init__(self, a: bool, **rest): ...\n"
+    (tmp_path / "base.py").write_text(base)
+    (tmp_path / "things.py").write_text(thing)
+    settings = {"_target_": "image_classifier.things.Thing", "a": "text", "size": "text"}
+    with pytest.raises(UserError, match="data.a to be true or false"):
+        check_signatures(settings, "data")
+    (tmp_path / "things.py").write_text(thing.replace("bool", "str"))
+    with pytest.raises(UserError, match="data.size to be a whole number"):
+        check_signatures(settings, "data")
+    (tmp_path / f"{edited}.py").write_text(
+        {"base": base.replace("int", "str"), "things": thing.replace("bool", "str, size: str")}[edited]
+    )
+    check_signatures(settings, "data")
+    source_of.cache_clear()

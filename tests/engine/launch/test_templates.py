@@ -1,10 +1,14 @@
 """Configurations made from a template are those that Hydra composes, and so are the errors."""
 
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -107,3 +111,68 @@ def test_a_template_is_composed_once_and_never_changed(
     for number in range(5):
         loader.load_sweep_config(master, [f"+metrics.m{number}={{_target_: a.B}}"])
     assert len(templates.templates) == 3
+
+
+def edit_setting(configs: Path) -> None:
+    file = configs / "trainer" / "default.yaml"
+    file.write_text(file.read_text().replace("max_epochs: 6", "max_epochs: 7"))  # of the same size
+
+
+def add_setting(configs: Path) -> None:
+    with (configs / "train.yaml").open("a") as file:
+        file.write("added: 1\n")
+
+
+def add_file(configs: Path) -> None:
+    (configs / "local").mkdir(exist_ok=True)
+    (configs / "local" / "default.yaml").write_text("# @package _global_\ntop_k: 3\n")
+
+
+def remove_file(configs: Path) -> None:
+    (configs / "model" / "mlp.yaml").unlink()
+    shutil.copy(configs / "model" / "cnn.yaml", configs / "model" / "mlp.yaml")
+
+
+@pytest.mark.parametrize("change", [edit_setting, add_setting, add_file, remove_file])
+def test_files_that_are_edited_while_a_sweep_runs_are_read_again(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    configs = tmp_path / "configs"
+    shutil.copytree(CONFIG_DIR, configs)
+    loader = ConfigLoaderImpl(create_config_search_path(str(configs)))
+    master = loader.load_configuration("train", [], RunMode.MULTIRUN, from_shell=False)
+    former = settings(loader.load_sweep_config(master, ["model=mlp", "seed=2"]))
+    change(configs)
+    made = settings(loader.load_sweep_config(master, ["model=mlp", "seed=2"]))
+    assert made == settings(templates.by_hydra(loader, master, ["model=mlp", "seed=2"]))
+    assert made != former
+
+
+@pytest.mark.parametrize("where", ["of the sweep", "of the job"])
+def test_variables_are_copied_as_they_are_now(
+    loader: ConfigLoaderImpl, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    copied = "hydra.job.env_copy=[MY_VARIABLE]"
+    monkeypatch.setenv("MY_VARIABLE", "0")
+    typed = [copied] if where == "of the sweep" else []
+    master = loader.load_configuration("train", typed, RunMode.MULTIRUN, from_shell=False)
+    for value in ("1", "2", "3"):
+        monkeypatch.setenv("MY_VARIABLE", value)
+        job = loader.load_sweep_config(master, ["seed=2", *([] if typed else [copied])])
+        assert dict(job.hydra.job.env_set) == {"MY_VARIABLE": value}
+
+
+def test_the_working_directory_is_that_of_now(
+    loader: ConfigLoaderImpl, master: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (Path.cwd(), tmp_path):
+        monkeypatch.chdir(place)
+        assert loader.load_sweep_config(master, ["seed=2"]).hydra.runtime.cwd == str(place)
+
+
+def test_looking_at_all_files_takes_a_moment() -> None:
+    templates.stamps([f"file://{CONFIG_DIR}"])
+    start = time.perf_counter()
+    found = templates.stamps([f"file://{CONFIG_DIR}", "pkg://hydra.conf", "file:///none/such"])
+    assert len(found) == sum(1 for _ in Path(CONFIG_DIR).rglob("*.yaml"))
+    assert time.perf_counter() - start < 0.05  # it takes 0.6 ms

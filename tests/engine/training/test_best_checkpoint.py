@@ -307,6 +307,13 @@ def test_a_resumed_run_goes_on_from_the_raw_weights(train: Callable[..., Path], 
         ("test/error", "min"),
         ("val/glory", None),
         ("parameters", None),
+        ("val/recall/hair_loss", "max"),
+        ("val/error/accurate_f1", "min"),
+        ("val/glory/hair_loss", None),
+        ("per_class/val/recall/loss", "max"),
+        ("per_class/test/f1/error", "max"),
+        ("loss", "min"),
+        ("val/", None),
     ],
 )
 def test_direction_follows_from_the_name(name: str, mode: str | None) -> None:

@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.directions import check_goals, check_watchers  # registers resolvers
 from image_classifier.engine.launch.monitored import check_monitored
 from image_classifier.engine.launch.signatures import check_signatures
-from image_classifier.engine.metric_modes import metric_mode
 from image_classifier.engine.settings import value_at
 
 PRECISIONS = (
@@ -319,6 +319,7 @@ def check_settings(settings: Settings) -> None:
             check_signatures(settings[part], part)
     check_together(settings)
     check_monitored(settings)
+    check_watchers(settings)
 
 
 def check_what_a_checkpoint_is_for(settings: Settings) -> None:
@@ -366,20 +367,7 @@ def check_together(settings: Settings) -> None:
     Raises:
         UserError: Two of them do.
     """
-    goals = [("objectives", name, mode) for name, mode in (settings.get("objectives") or {}).items()]
-    if value_at(settings, "monitor.metric"):
-        monitor = settings["monitor"]
-        mode = monitor["mode"] if "mode" in monitor else metric_mode(monitor["metric"])
-        goals.append(("monitor.mode", monitor["metric"], mode))
-    for setting, name, mode in goals:
-        known = metric_mode(name)
-        if mode is None:
-            raise UserError(
-                f"expected monitor.mode to be max or min for monitor.metric={name}, whose name does not tell which is "
-                "better, but found none; for example monitor.mode=max"
-            )
-        if known is not None and mode != known:
-            raise UserError(f"expected {setting} to be {known} for {name} but found {mode}; leave it out")
+    check_goals(settings)
     trainer = settings.get("trainer") or {}
     if trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) in (-1, None) and not trainer.get("max_time"):
         raise UserError(
@@ -434,6 +422,3 @@ def settle_paths(cfg: DictConfig) -> None:
     run_dir = OmegaConf.select(cfg, "paths.run_dir", throw_on_missing=False)
     if isinstance(run_dir, str):
         OmegaConf.update(cfg, "paths.run_dir", str(Path(run_dir).expanduser().absolute()))
-
-
-OmegaConf.register_resolver("metric_mode", metric_mode, replace=True)

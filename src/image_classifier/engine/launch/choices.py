@@ -47,7 +47,13 @@ def check_choices(arguments: Sequence[str], config_dir: Path) -> None:
     Raises:
         UserError: A group has no such option, or another template's name was typed.
     """
-    if any(argument.partition("=")[0] in OTHER_DIRECTORIES for argument in arguments):
+    for argument in arguments:
+        if typed := re.fullmatch(r"\+*trusted=(?!default$)(.*)", argument, re.DOTALL):
+            raise UserError(
+                f"expected trusted in a file, for it says what others' files may call, but found {argument}; write it "
+                f"into configs/local/default.yaml: trusted: {typed[1]}"
+            )
+    if names_directories(arguments):
         return
     for argument in arguments:
         key = argument.partition("=")[0]
@@ -60,6 +66,15 @@ def check_choices(arguments: Sequence[str], config_dir: Path) -> None:
         if typed and (config_dir / typed["group"]).is_dir() and not typed["group"].startswith("hydra"):
             for option in split_options(typed["options"]):
                 check_option(config_dir, typed["group"], option, argument)
+
+
+def names_directories(arguments: Sequence[str]) -> list[str]:
+    """Those arguments that name further folders of configuration files."""
+    found: list[str] = []
+    for number, argument in enumerate(arguments):
+        if argument.partition("=")[0] in OTHER_DIRECTORIES:
+            found += arguments[number : number + (1 if "=" in argument else 2)]
+    return found
 
 
 def is_here(name: str, config_dir: Path) -> bool:

@@ -28,7 +28,7 @@ from image_classifier.engine.launch.refusals import refusals_in_short
 from image_classifier.engine.launch.resume_directory import with_those_of_the_run
 from image_classifier.engine.launch.work import Task, import_once, perform, stop
 from image_classifier.engine.memory_errors import memory_told
-from image_classifier.engine.overrides import prepare
+from image_classifier.engine.overrides import prepare, typed_value
 from image_classifier.engine.project import PROJECT_ROOT
 from image_classifier.engine.secrets import check_secrets, secrets_kept
 from image_classifier.engine.sweeps.job import failures_in_one_line
@@ -57,7 +57,7 @@ def command(config_name: str, load: Callable[[], None], *, one_process: bool = F
                 with writing_to(run_dir, Path(output) if output else None), memory_told(), secrets_kept(cfg):
                     return task(cfg)
             logging.raiseExceptions = False  # a log file on a full disk: that is told by whoever else writes there
-            if "shortcuts=false" not in sys.argv:
+            if typed_value("shortcuts", sys.argv[1:]) is not False:
                 gc.disable()  # composing and importing make much and drop little; `import_once` switches it on again
             try:
                 with interruption.command(silent=processes.is_follower()), failures_in_one_line():

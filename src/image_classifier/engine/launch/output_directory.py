@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.engine import interruption
 from image_classifier.engine.disk import LEAST, size
+from image_classifier.engine.launch.choices import names_directories
 from image_classifier.engine.launch.refusals import work_begins
 from image_classifier.engine.overrides import quoted
 from image_classifier.engine.runs.files import write_atomically
@@ -173,7 +174,8 @@ def is_result(path: Path) -> bool:
 def how_to_go_on(directory: Path) -> str:
     """What to type after an interruption of a single run."""
     if (directory / "checkpoints" / "last.ckpt").is_file():
-        return f"Go on with: {shell_joined(['python', sys.argv[0], quoted('resume', within_cwd(directory))])}"
+        own = [quoted("resume", within_cwd(directory)), *names_directories(sys.argv[1:])]
+        return f"Go on with: {shell_joined(['python', sys.argv[0], *own])}"
     return f"Start again with: {shell_joined(['python', *sys.argv])}"
 
 

@@ -7,12 +7,17 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from image_classifier.engine.terminal import say
+from image_classifier.engine.secrets import hidden_override
+from image_classifier.engine.terminal import say, shell_quoted
 
 # Lines that say nothing, or that would be wrong advice: a mistyped key is not cured by `+`.
 NOISE = re.compile(
     r"\s*(To append to your config|full_key:|object_type=|See https?:|Set the environment variable|provider=|"
     r"Config search path|'?\S*' was specified|reference_type=)|Error when parsing index: \d+, string: "
+)
+# Said only where nothing like the key is there, and where it would stand is.
+ADDITION = re.compile(
+    r"^To append to your config use (?P<override>\+(?:[^\n=]*\.)?(?P<name>[^\n=.]+)=.*)$", re.MULTILINE
 )
 LAST_OF_TRACEBACK = re.compile(r"^[\w.]+(?:Error|Exception|Interrupt|Type)?: (?P<message>.+)$", re.MULTILINE)
 
@@ -74,4 +79,10 @@ def shortened(text: str) -> str:
         lines = [*lines[:at], f"{lines[at]} {', '.join(lines[at + 1 :])}"]
     if lines and lines[0].startswith("Could not override") and len(lines) > 1:
         lines = lines[1:]  # the next says why
+    if (
+        len(lines) == 1
+        and (addition := ADDITION.search(text))
+        and lines[0] == f"Key '{addition['name']}' is not in struct"
+    ):
+        lines[0] += f"; if it is to be a new one, type: {shell_quoted(hidden_override(addition['override']))}"
     return "\n".join(lines[:3]) or "Hydra refused the command line and did not say why"

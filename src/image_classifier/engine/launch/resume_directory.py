@@ -6,10 +6,13 @@ from pathlib import Path
 import yaml
 
 from image_classifier.engine.errors import UserError
+from image_classifier.engine.launch.choices import names_directories
+from image_classifier.engine.launch.foreign_overrides import check_overrides
 from image_classifier.engine.overrides import PARSER, quoted
-from image_classifier.engine.terminal import say
+from image_classifier.engine.terminal import say, shell_joined
 
 KEY = "resume"
+FROM_TYPED = "command-line"  # what Hydra calls it
 
 
 def with_those_of_the_run(arguments: Sequence[str]) -> list[str]:
@@ -22,7 +25,7 @@ def with_those_of_the_run(arguments: Sequence[str]) -> list[str]:
         Arguments that train on in that directory; as they were when none of them says resume.
 
     Raises:
-        UserError: There is no such run, or it is part of a sweep that is asked for.
+        UserError: There is no such run, it is part of a sweep that is asked for, or its files say what must be typed.
     """
     found = [argument for argument in arguments if argument.startswith(f"{KEY}=")]
     if not found:
@@ -39,6 +42,12 @@ def with_those_of_the_run(arguments: Sequence[str]) -> list[str]:
     keys = {key_of(argument) for argument in typed}
     before = [text for text in overrides_of(directory) if key_of(text) not in (KEY, "ckpt_path")]
     earlier = [text for text in before if key_of(text) not in keys]
+    check_overrides(earlier, directory)
+    if not names_directories(typed) and (others := other_directories(directory)):
+        raise UserError(
+            f"expected the further folders of configuration files that the run was started with but found none; add "
+            f"{shell_joined(others)}"
+        )
     added = {key_of(text) for text in before if text.startswith("+")}
     typed = [text for text in typed if not (text.startswith("~") and key_of(text) in added)]  # added, and taken away
     own = [quoted("hydra.run.dir", str(directory))]
@@ -70,6 +79,21 @@ def overrides_of(directory: Path) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(text, str) for text in content):
         raise UserError(f"expected a list of overrides but found something else in {directory}/.hydra/overrides.yaml")
     return content
+
+
+def other_directories(directory: Path) -> list[str]:
+    """What to type for the further folders of configuration files that a run was started with."""
+    try:
+        text = (directory / ".hydra" / "hydra.yaml").read_text()
+        if FROM_TYPED not in text:  # it takes long to parse
+            return []
+        sources = yaml.safe_load(text)["hydra"]["runtime"]["config_sources"]
+        places = [(str(source["provider"]), str(source["path"])) for source in sources]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return []
+    typed = [word for provider, path in places if provider == FROM_TYPED for word in ("--config-dir", path)]
+    searched = [path for provider, path in places if provider == f"hydra.searchpath in {FROM_TYPED}"]
+    return [*typed, *([f"hydra.searchpath=[{','.join(searched)}]"] if searched else [])]
 
 
 def key_of(override: str) -> str:

@@ -77,16 +77,22 @@ def check_value(key: str, value: Any, argument: Argument) -> None:
     raise UserError(f"expected {key} to be {expected} but found {written(value)}; for example {key}={example}")
 
 
-@lru_cache(maxsize=200)
 def arguments_of(target: str) -> dict[str, Argument]:
     """The arguments of a class or function of this project, those of its bases too where it passes on what it gets."""
     module, _, name = target.rpartition(".")
     path = ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
     if not path.is_file():
         return {}
-    source = Source(path)
+    state = path.stat()
+    source = source_of(path, state.st_mtime_ns, state.st_size)
     found = source.definition(name)
     return dict(source.arguments(found)) if found is not None else {}
+
+
+@lru_cache(maxsize=200)
+def source_of(path: Path, changed: int, size: int) -> "Source":
+    """The definitions in a file of this time of change and size: edited in a notebook, it is read again."""
+    return Source(path)
 
 
 class Source:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import yaml
 from torch import Tensor
 
 from image_classifier.engine.confusion.tables import csv_text, markdown_text, read_text
 from image_classifier.engine.runs.files import write_atomically
+from image_classifier.engine.settings import value_at
 from image_classifier.engine.sweeps.jobs import Job
 from image_classifier.engine.terminal import say
 from image_classifier.engine.terminal_tables import Table, console
@@ -92,7 +93,8 @@ def number_of_folds(job: Job) -> int:
     configuration = job.directory / "config.yaml"
     if not configuration.is_file():
         return 0
-    return OmegaConf.select(OmegaConf.load(configuration), "data.folds") or 0
+    folds = value_at(yaml.safe_load(configuration.read_text()), "data.folds")  # nothing in it is resolved
+    return folds if isinstance(folds, int) else 0
 
 
 def table_rows(validations: Sequence[CrossValidation]) -> list[list[str]]:
