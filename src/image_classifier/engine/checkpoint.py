@@ -218,9 +218,8 @@ def load_data(checkpoint: dict[str, Any], ckpt_path: str, overrides: Mapping[Any
     recipe["data"] = {key: value for key, value in recipe["data"].items() if key not in WRITTEN} | changes
     datamodule = load_datamodule(checkpoint)
     state = checkpoint.get(type(datamodule).__qualname__, {})
-    if root is None and not {"contents", "pictures"}.isdisjoint(
-        state
-    ):  # leaves out what was trained on, even if files were added since then
+    tells = "contents" in state or "pictures" in state
+    if root is None and tells:  # leaves out what was trained on, even if files were added since then
         root = str(datamodule.root)
     if root is not None:
         datamodule.relocate(root, recipe["class_names"], state)
