@@ -63,8 +63,8 @@ def train(cfg: DictConfig) -> Any:
         datamodule = make_datamodule(cfg)
         recipe = recipe_of(cfg, datamodule)
         model = make_model(cfg, datamodule, recipe)
-        if isinstance(model, Classifier):  # a module of your own may do what it wants with its network
-            dry_run(model, len(recipe["class_names"]))
+        if type(model) is Classifier:  # a module of your own may do what it wants with its network and loss
+            dry_run(model, len(recipe["class_names"]), mixed=getattr(datamodule, "mix", None) is not None)
         settle_precision(cfg, model, recipe)
     else:
         assert checkpoint is not None

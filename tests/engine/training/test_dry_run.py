@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from image_classifier.engine.errors import UserError
 from image_classifier.engine.training.dry_run import dry_run
 from image_classifier.models.classifier import Classifier
+from image_classifier.models.focal_loss import FocalLoss
 
 QUIET = ("logger=none", "confusion_matrix=none", "trainer.max_epochs=1", "test=false")
 
@@ -70,6 +71,17 @@ def test_a_loss_that_does_not_fit(loss: Any, found: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(label_smoothing=0.1), FocalLoss(), nn.BCEWithLogitsLoss()])
+def test_a_loss_is_given_what_it_will_be_given_in_training(loss: nn.Module, mixed: bool) -> None:
+    model = classifier(Wrapped(lambda logits: logits), loss=loss)
+    if isinstance(loss, nn.BCEWithLogitsLoss) and not mixed:
+        with pytest.raises(UserError, match="classes"):
+            dry_run(model, 4, mixed)
+    else:
+        dry_run(model, 4, mixed)
+
+
 def test_nothing_is_changed_by_it() -> None:
     net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout(), nn.Linear(27, 4))
     net[1].eval()  # as a frozen one
@@ -96,7 +108,7 @@ def test_lazy_layers_have_their_sizes_afterwards() -> None:
     ("overrides", "told"),
     [
         (["+model.loss.reduction=none"], "one number"),
-        (["model.loss._target_=torch.nn.BCEWithLogitsLoss"], "model.loss to take"),
+        (["model.loss._target_=torch.nn.BCEWithLogitsLoss"], r"model.loss to take .* \(B,\) classes"),
     ],
 )
 def test_a_run_is_refused_before_it_trains(

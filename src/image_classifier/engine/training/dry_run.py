@@ -11,12 +11,13 @@ from torch import Tensor
 from image_classifier.engine.errors import UserError
 
 
-def dry_run(model: pl.LightningModule, num_classes: int) -> None:
+def dry_run(model: pl.LightningModule, num_classes: int, mixed: bool = False) -> None:
     """Run two blank images through a network and its loss, as in evaluation. Lazy layers get their sizes by it.
 
     Args:
         model: With an `example_input_array` of 2 images, a `forward` that returns logits, and a `loss`.
         num_classes: K.
+        mixed: Whether the loss is given (B, K) shares of classes in place of (B,) classes.
 
     Raises:
         UserError: The network takes no such images or returns something else than (2, K) logits, or the loss takes
@@ -28,7 +29,7 @@ def dry_run(model: pl.LightningModule, num_classes: int) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=()), torch.compiler.set_stance("force_eager"):
             logits = attempt("net", f"images of {tuple(images.shape[1:])}", model.eval(), images)
             check_logits(logits, len(images), num_classes)
-            check_loss(model.loss, logits)
+            check_loss(model.loss, logits, mixed)
     finally:
         for module in training:
             module.training = True
@@ -45,11 +46,15 @@ def check_logits(logits: Any, count: int, num_classes: int) -> None:
     )
 
 
-def check_loss(loss: Any, logits: Tensor) -> None:
-    """Raise UserError unless a loss takes (B, K) logits and (B,) classes and returns one number."""
-    classes = torch.arange(len(logits)) % logits.shape[1]
+def check_loss(loss: Any, logits: Tensor, mixed: bool) -> None:
+    """Raise UserError unless a loss takes (B, K) logits and their targets and returns one number."""
+    number = logits.shape[1]
+    targets = torch.arange(len(logits)) % number
+    kind = "(B,) classes"
+    if mixed:
+        targets, kind = torch.nn.functional.one_hot(targets, number).float(), f"(B, {number}) shares of mixed classes"
     own = copy.deepcopy(loss)  # it may keep a state
-    value = attempt("loss", f"(B, {logits.shape[1]}) logits and (B,) classes", own, logits, classes)
+    value = attempt("loss", f"(B, {number}) logits and {kind}", own, logits, targets)
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise UserError(f"expected model.loss to be one number, the mean of the batch, but found {found}")
