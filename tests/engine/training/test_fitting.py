@@ -21,6 +21,15 @@ def test_a_setting_that_only_the_training_refuses(train: Callable[..., Path], se
         train(*QUIET, *settings)
 
 
+@pytest.mark.parametrize("shortcuts", [True, False])
+def test_an_optimizer_that_never_calls_its_closure(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, shortcuts: bool
+) -> None:
+    monkeypatch.setattr("torch.optim.AdamW.step", lambda *_, closure=None: None)
+    with pytest.raises(UserError, match="model.optimizer to call the closure"):
+        train(*QUIET, f"shortcuts={shortcuts}")
+
+
 def test_any_other_error_stays_itself(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise ValueError("something else")
