@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,11 +318,12 @@ def test_other_values_than_those_a_service_has_are_told_once(tmp_path: Path) -> 
     settings = (*SETTINGS, *logger_settings("wandb"), f"hydra.run.dir={tmp_path}/run", "++trainer.max_steps=18")
     assert run(*settings).status == 0
     rows = len(wandb_rows(tmp_path / "run"))
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    assert run(*settings, f"ckpt_path={checkpoint}", "++trainer.max_steps=22").status == 0
+    checkpoints = tmp_path / "run" / "checkpoints"
+    earlier = shutil.copy(checkpoints / "last.ckpt", checkpoints / "earlier.ckpt")
+    more = (*settings, f"ckpt_path={earlier}", "++trainer.max_steps=22")
+    assert run(*more).status == 0
     assert len(wandb_rows(tmp_path / "run")) > rows
-    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    again = run(*settings, f"ckpt_path={best}", "model.optimizer.lr=0.5")
+    again = run(*more, "model.optimizer.lr=0.5")
     assert again.status == 0
     assert again.output.count("W&B has other values of this run from step ") == 1
 
