@@ -71,6 +71,15 @@ def test_a_loss_that_does_not_fit(loss: Any, found: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [OSError, MemoryError])
+def test_files_and_memory_that_are_missing_are_no_fault_of_the_network(error: type[Exception]) -> None:
+    def fail(logits: Tensor) -> None:
+        raise error("missing")
+
+    with pytest.raises(error, match="missing"):
+        dry_run(classifier(Wrapped(fail)), 4)
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(label_smoothing=0.1), FocalLoss(), nn.BCEWithLogitsLoss()])
 def test_a_loss_is_given_what_it_will_be_given_in_training(loss: nn.Module, mixed: bool) -> None:

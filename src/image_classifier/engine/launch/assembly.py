@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 from image_classifier.engine.checkpoint import accepted, network_arguments
 from image_classifier.engine.errors import UserError
-from image_classifier.engine.launch.monitored import ALWAYS, monitored_metrics
+from image_classifier.engine.launch.monitored import ALWAYS, BY_CALLBACKS, monitored_metrics
 from image_classifier.engine.launch.objects import make
 from image_classifier.engine.launch.resume import typed_overrides
 from image_classifier.engine.loggers import guard
@@ -42,7 +42,6 @@ from image_classifier.engine.training.monitored import MonitoredMetrics
 from image_classifier.engine.training.random_states import RandomStates
 from image_classifier.engine.training.shortcuts import take_shortcuts
 
-OF_CALLBACKS = ("ece", "loss_step")  # metrics that callbacks here log, beside those that are logged always
 # Of the trainer, for callbacks that Lightning adds where there are none of their kind.
 SWITCHES: dict[str, type] = {
     "enable_progress_bar": ProgressBar,
@@ -169,7 +168,7 @@ def make_metrics(settings: Mapping[str, Any] | None, num_classes: int, trusted: 
         UserError: One is no metric of torchmetrics, or has the name of one that is logged anyway.
     """
     made = {}
-    if taken := sorted({name.partition("/")[0] for name in settings or ()} & {*ALWAYS, *OF_CALLBACKS}):
+    if taken := sorted({name.partition("/")[0] for name in settings or ()} & {*ALWAYS, *BY_CALLBACKS}):
         raise UserError(
             f"expected metrics under names that are free but found {', '.join(taken)}, which the project logs itself; "
             f"for example metrics.own_{taken[0]}"

@@ -16,6 +16,7 @@ from image_classifier.engine.settings import value_at
 PACKAGE = __name__.partition(".")[0]
 ROOT = Path(__file__).parents[2]  # of the package
 ALWAYS = ("acc", "loss", "balanced_acc", "macro_f1", "weighted_f1")  # of each stage
+BY_CALLBACKS = ("ece", "loss_step")  # of some
 LIBRARIES = (f"{PACKAGE}.", "pytorch_lightning.", "torch.", "torchmetrics.")  # log nothing of theirs
 STAGES = ("train", "val", "test")
 

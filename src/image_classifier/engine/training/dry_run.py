@@ -64,7 +64,7 @@ def attempt(part: str, taken: str, function: Any, *arguments: Any) -> Any:
     """Call a part of the model; its errors in one line, unless the variable HYDRA_FULL_ERROR asks for the traceback."""
     try:
         return function(*arguments)
-    except UserError:
+    except (UserError, OSError, MemoryError):  # told elsewhere, in words of their own
         raise
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR"):

@@ -271,18 +271,15 @@ class ShortLoop(_TrainingEpochLoop):
     def advance_schedules(self, batch_idx: int) -> None:
         """`_update_learning_rates` but for plateaus."""
         trainer = self.trainer
-        if not self.optimizes_each_batch():
+        each_batch = self.optimizes_each_batch()
+        if not each_batch:
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
-            return self.end_epoch_of_schedules()
-        for config in trainer.strategy.lr_scheduler_configs:
+        for config in trainer.strategy.lr_scheduler_configs if each_batch else ():
             if config.interval == "step" and not config.reduce_on_plateau and (batch_idx + 1) % config.frequency == 0:
                 self.scheduler_progress.increment_ready()
                 trainer.lightning_module.__dict__["_current_fx_name"] = "lr_scheduler_step"
                 trainer.lightning_module.lr_scheduler_step(config.scheduler, None)
                 self.scheduler_progress.increment_completed()
-        self.end_epoch_of_schedules()
-
-    def end_epoch_of_schedules(self) -> None:
         if self.epoch_is_over():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
 
