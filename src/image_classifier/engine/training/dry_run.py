@@ -2,6 +2,8 @@
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,15 +26,23 @@ def dry_run(model: pl.LightningModule, num_classes: int, mixed: bool = False) ->
             something else or is no single number.
     """
     images: Any = model.example_input_array
-    training = [module for module in model.modules() if module.training]
+    unchanged = torch.random.fork_rng(devices=())
+    with in_evaluation(model), torch.no_grad(), unchanged, torch.compiler.set_stance("force_eager"):
+        logits = attempt("net", f"images of {tuple(images.shape[1:])}", model, images)
+        check_logits(logits, len(images), num_classes)
+        check_loss(model.loss, logits, mixed)
+
+
+@contextmanager
+def in_evaluation(model: pl.LightningModule) -> Iterator[None]:
+    """Have a model in evaluation for a while; then each of its layers is as it was, for some may be frozen."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=()), torch.compiler.set_stance("force_eager"):
-            logits = attempt("net", f"images of {tuple(images.shape[1:])}", model.eval(), images)
-            check_logits(logits, len(images), num_classes)
-            check_loss(model.loss, logits, mixed)
+        model.eval()
+        yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in modes:
+            module.training = training
 
 
 def check_logits(logits: Any, count: int, num_classes: int) -> None:

@@ -3,6 +3,8 @@
 import pytorch_lightning as pl
 import torch
 
+from image_classifier.engine.training.dry_run import in_evaluation
+
 # On a processor bf16 has to earn back what autocast costs: some work in every step, and a conversion of each weight.
 # benchmarks/precision.py measures where that is.
 LEAST_WORK = 60e6  # floating-point operations of a forward pass
@@ -37,11 +39,6 @@ def forward_work(model: pl.LightningModule) -> int | None:
     images = model.example_input_array
     if not isinstance(images, torch.Tensor) or any(getattr(m, "_compiled_call_impl", None) for m in model.modules()):
         return None
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            getattr(model, "net", model).eval()(images[:1])  # in evaluation the model may run its network twice
-    finally:
-        for module, training in modes:
-            module.training = training
+    with in_evaluation(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        getattr(model, "net", model)(images[:1])  # in evaluation the model may run its network twice
     return counter.get_total_flops()
